@@ -1,0 +1,42 @@
+# Each command makes its own virtual environment and installs into it what it needs.
+
+PYTHON ?= python3
+SOURCES := $(shell find src setup.py pyproject.toml -type f -not -name '*.so' -not -path '*.egg-info*' -not -path '*__pycache__*')
+
+.PHONY: demo test bench lint clean
+
+demo: .venv-demo/done        ## the main job: race this process's address space under each locking policy
+	.venv-demo/bin/ptl race --html race.html
+
+test: .venv-test/done        ## the whole test suite, against the installed package
+	.venv-test/bin/python -m pytest $(PYTEST_ARGS)
+
+bench: .venv-test/done       ## single operations beside dict, by pytest-benchmark
+	.venv-test/bin/python -m pytest bench --benchmark-only --benchmark-group-by=group --benchmark-columns=median,iqr,rounds $(PYTEST_ARGS)
+
+lint: .venv-lint/done        ## style and types
+	.venv-lint/bin/ruff check . && .venv-lint/bin/ruff format --check .
+	.venv-lint/bin/cython-lint src/ptl
+	.venv-lint/bin/mypy
+	.venv-lint/bin/python -m mypy.stubtest ptl._core ptl._race --allowlist stubtest-allowlist.txt --ignore-disjoint-bases
+
+.venv-demo/done: $(SOURCES)
+	$(PYTHON) -m venv .venv-demo
+	.venv-demo/bin/pip install --quiet --disable-pip-version-check ".[cli]"
+	touch $@
+
+# Dependency groups need pip 25.1, and a new environment has what its Python brought.
+.venv-test/done: $(SOURCES)
+	$(PYTHON) -m venv .venv-test
+	.venv-test/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	.venv-test/bin/pip install --quiet --group test ".[cli]"
+	touch $@
+
+.venv-lint/done: $(SOURCES)
+	$(PYTHON) -m venv .venv-lint
+	.venv-lint/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	.venv-lint/bin/pip install --quiet --group lint --group test ".[cli]"
+	touch $@
+
+clean:
+	rm -rf .venv-demo .venv-test .venv-lint build dist src/*.egg-info race.html

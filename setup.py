@@ -1,0 +1,29 @@
+"""Builds the extension modules; everything else about the package is in pyproject.toml."""
+
+import os
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+MACROS = [(name, "1") for name in ("PTL_PORTABLE",) if os.environ.get(name)]
+SANITIZE = os.environ.get("PTL_SANITIZE")  # a list for the compiler's -fsanitize, such as "thread"
+FLAGS = ["-O3", "-std=gnu11", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-sign-compare"]
+FLAGS += [f"-fsanitize={SANITIZE}", "-g", "-fno-omit-frame-pointer"] if SANITIZE else []
+
+setup(
+    ext_modules=cythonize(
+        [
+            Extension(
+                f"ptl.{name}",
+                [f"src/ptl/{name}.pyx"],
+                include_dirs=["src/ptl"],
+                define_macros=MACROS,
+                extra_compile_args=FLAGS,
+                extra_link_args=[f"-fsanitize={SANITIZE}"] if SANITIZE else [],
+            )
+            for name in ("_core", "_race")
+        ],
+        build_dir="build/cython",
+        include_path=["src"],
+    )
+)

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: MIT
+# cython: language_level=3, freethreading_compatible=True, embedsignature=False
+# cython: boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""The core: a lock-free radix page table whose tables come and go under its readers.
+
+One extension module, because its parts share thread-local state and are inlined into each other. This file is its table
+of contents: each part knows only those above it.
+"""
+
+cimport cython
+from cpython.buffer cimport (
+    PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_CheckBuffer,
+    PyObject_GetBuffer,
+)
+from cpython.exc cimport PyErr_CheckSignals
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+
+import os
+import sys
+import warnings
+from array import array
+from enum import Enum, IntEnum
+from operator import index as to_index
+
+cdef extern from "core/atomic.h" nogil:
+    uint32_t load_relaxed_32 "ptl_load_relaxed_32"(const uint32_t *)
+    uint32_t load_acquire_32 "ptl_load_acquire_32"(const uint32_t *)
+    void store_release_32 "ptl_store_release_32"(uint32_t *, uint32_t)
+    uint32_t exchange_32 "ptl_exchange_32"(uint32_t *, uint32_t)
+    bint compare_exchange_32 "ptl_compare_exchange_32"(uint32_t *, uint32_t *, uint32_t)
+    uint32_t fetch_add_relaxed_32 "ptl_fetch_add_relaxed_32"(uint32_t *, uint32_t)
+    uint32_t fetch_add_32 "ptl_fetch_add_32"(uint32_t *, uint32_t)
+    uint64_t load_relaxed_64 "ptl_load_relaxed_64"(const uint64_t *)
+    uint64_t load_acquire_64 "ptl_load_acquire_64"(const uint64_t *)
+    void store_relaxed_64 "ptl_store_relaxed_64"(uint64_t *, uint64_t)
+    void store_release_64 "ptl_store_release_64"(uint64_t *, uint64_t)
+    uint64_t exchange_64 "ptl_exchange_64"(uint64_t *, uint64_t)
+    bint compare_exchange_64 "ptl_compare_exchange_64"(uint64_t *, uint64_t *, uint64_t)
+    uint64_t fetch_add_relaxed_64 "ptl_fetch_add_relaxed_64"(uint64_t *, uint64_t)
+    uint64_t fetch_add_64 "ptl_fetch_add_64"(uint64_t *, uint64_t)
+    void *load_acquire_pointer "ptl_load_acquire_pointer"(void **)
+    void *exchange_pointer "ptl_exchange_pointer"(void **, void *)
+    bint compare_exchange_pointer "ptl_compare_exchange_pointer"(void **, void **, void *)
+    void store_then_barrier_64 "ptl_store_then_barrier_64"(uint64_t *, uint64_t)
+    void compiler_barrier "ptl_compiler_barrier"()
+    void full_barrier "ptl_full_barrier"()
+    void pause "ptl_pause"()
+    uint64_t swap_64 "__builtin_bswap64"(uint64_t)
+    uint32_t swap_32 "__builtin_bswap32"(uint32_t)
+    uint32_t count_trailing_zeros "__builtin_ctzll"(uint64_t)
+
+cdef extern from "core/system.h" nogil:
+    enum: PTL_DOMAINS
+    enum: PROT_READ
+    enum: PROT_WRITE
+    enum: MAP_PRIVATE
+    enum: MAP_SHARED
+    enum: MAP_ANONYMOUS
+    enum: MAP_NORESERVE
+    void *MAP_FAILED
+    void *mmap(void *, size_t, int, int, int, int64_t)
+    int munmap(void *, size_t)
+    int posix_memalign(void **, size_t, size_t)
+    int sched_yield()
+    ctypedef struct pthread_key_t:
+        pass
+    int pthread_key_create(pthread_key_t *, void (*)(void *) noexcept nogil)
+    int pthread_setspecific(pthread_key_t, const void *)
+    int pthread_atfork(void (*)() noexcept nogil, void (*)() noexcept nogil, void (*)() noexcept nogil)
+    void *thread_record "ptl_thread_record"(uint32_t)
+    void set_thread_record "ptl_set_thread_record"(uint32_t, void *)
+    uint64_t thread_id "ptl_thread_id"()
+    uint64_t now_ns "ptl_now_ns"()
+    void sleep_ns "ptl_sleep_ns"(long)
+    void park "ptl_park"(uint32_t *, uint32_t)
+    void unpark_one "ptl_unpark_one"(uint32_t *)
+    void unpark_all "ptl_unpark_all"(uint32_t *)
+    bint membarrier_register "ptl_membarrier_register"()
+    void membarrier "ptl_membarrier"()
+    void advise_huge "ptl_advise_huge"(char *, size_t)
+
+include "core/words.pxi"
+include "core/descriptor.pxi"
+include "core/lock.pxi"
+include "core/epoch.pxi"
+include "core/frames.pxi"
+include "core/format.pxi"
+include "core/walk.pxi"
+include "core/entry.pxi"
+include "core/transition.pxi"
+include "core/range.pxi"
+include "core/batch.pxi"
+include "core/handles.pxi"
+include "core/table.pxi"
+include "core/native.pxi"
+
+epoch_start()
+default_domain = EpochDomain()
+"""The epoch domain of all `Frames` that are given no other."""

@@ -1,0 +1,74 @@
+"""RISC-V: Sv39.
+
+    address       63      39 38     30 29     21 20     12 11         0
+                 | sign     | level 3 | level 2 | level 1 | offset     |
+                                 9         9         9         12
+
+    entry         63  62-61  60-54  53 ............ 10    9   8   7   6   5   4   3   2   1   0
+                   N  PBMT    0     frame number          F       D   A   G   U   X   W   R   V
+
+V valid, R W X permissions, U user, G global, A accessed, D dirty, F frozen: bits 9 and 8 are software's. The frame
+number sits two bits lower than the address it stands for. An entry with V and none of R, W, X points to a table; with
+R or X it is a leaf, at any level; W without R is reserved. In an entry for a table D, A, U and everything above the
+frame number must be 0; in a leaf above level 1 the low bits of the frame number must be.
+
+When V is 0 hardware ignores the rest; software calls the entry present all the same when R or X is set, which is how
+a huge leaf that is being split looks, or bit 5 (no access). Swap entries have 0 in bits 5 and 3 to 1, so W without R
+marks a frozen one, and W and U a busy one.
+"""
+
+from __future__ import annotations
+
+from ptl.arch.description import Arch, Field, Flag, Level, Pattern
+
+V, R, W, X, U, G, A, D = (1 << bit for bit in range(8))
+ADDRESS = Field(0x003F_FFFF_FFFF_FC00, left_shift=2)
+ABOVE_FRAME_NUMBER = 0xFFC0_0000_0000_0000
+SOURCE = "RISC-V privileged specification 20211203, section 4.4 (Sv39); Linux arch/riscv/include/asm/pgtable-bits.h"
+
+
+def _level(name: str, shift: int, *, leaf_level: bool = False) -> Level:
+    misaligned = ((1 << shift) - (1 << 12)) >> ADDRESS.left_shift
+    return Level(
+        name=name,
+        shift=shift,
+        bits=9,
+        table=None if leaf_level else Pattern(V | R | W | X | U | A | D | ABOVE_FRAME_NUMBER, V),
+        table_set=V,
+        leaf=Pattern(V | ABOVE_FRAME_NUMBER | misaligned, V),
+        leaf_any=R | X,
+        leaf_set=V,
+        address=ADDRESS,
+        invalid=None if leaf_level else Pattern(V | ABOVE_FRAME_NUMBER | misaligned, 0),
+        invalid_clear=V,
+        busy=0 if leaf_level else W | U,
+    )
+
+
+SV39 = Arch(
+    name="riscv_sv39",
+    title="RISC-V, Sv39",
+    source=SOURCE,
+    va_bits=39,
+    pa_bits=56,
+    entry_bytes=8,
+    byte_order="little",
+    walker="hardware",
+    sign_extended=True,
+    present_mask=V | R | X | G,
+    frozen_present=1 << 9,
+    frozen_absent=W,
+    flags={
+        "r": Flag.bit(1),
+        "w": Flag.bit(2),
+        "x": Flag.bit(3),
+        "u": Flag.bit(4),
+        "g": Flag.bit(5),
+        "a": Flag.bit(6),
+        "d": Flag.bit(7),
+    },
+    write_needs_read=True,
+    layout=(_level("PTE", 12, leaf_level=True), _level("PMD", 21), _level("PGD", 30)),
+)
+
+ARCHITECTURES = (SV39,)

@@ -1,0 +1,91 @@
+"""The command `ptl`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+try:
+    import click
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+except ModuleNotFoundError as missing:
+    sys.exit(f"the command ptl needs {missing.name}: install ptl[cli]")
+
+from ptl import arch, proc, race
+from ptl._core import AddressError, OutOfFrames
+from ptl._version import __version__
+
+WRONG_TRANSLATION = 1
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="ptl")
+def main() -> None:
+    """A lock-free page table whose tables come and go under its readers."""
+
+
+@main.command(name="race")
+@click.option("--pid", type=int, help="The process whose address space to use; by default this one.")
+@click.option("--arch", "arch_name", type=click.Choice(arch.names()), default="x86_64", show_default=True)
+@click.option("--seconds", type=float, default=6.0, show_default=True, help="For each policy, shared by three kinds of run.")
+@click.option("--readers", type=int, default=1, show_default=True, help="Threads that translate.")
+@click.option("--faulters", type=int, default=1, show_default=True, help="Threads that map, unmap and touch pages.")
+@click.option(
+    "--policy", "policies", multiple=True, type=click.Choice(race.POLICIES), help="May be repeated; by default all."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
+@click.option("--html", "page", type=click.Path(dir_okay=False, writable=True, path_type=Path), help="Write a page with plots.")
+def race_command(
+    pid: int | None,
+    arch_name: str,
+    seconds: float,
+    readers: int,
+    faulters: int,
+    policies: tuple[str, ...],
+    as_json: bool,
+    page: Path | None,
+) -> None:
+    """Race readers and faults of a live process's address space against a collapser.
+
+    Reader threads translate real mapped addresses and check every answer, fault threads map and unmap, and a collapser
+    collapses, splits and retracts 2 MiB regions, under each locking policy in turn on the same work. The exit status is 1
+    when a translation was wrong.
+    """
+    settings = race.Settings(seconds, readers, faulters, policies or race.POLICIES)
+    try:
+        race.check(settings)
+        if page is not None and not page.parent.is_dir():
+            raise race.RaceError(f"there is no directory {page.parent}")
+        result = _run_with_progress(settings, pid, arch_name)
+    except (race.RaceError, proc.ProcessError, AddressError, OutOfFrames, ValueError) as error:
+        raise click.ClickException(str(error)) from error
+    result["command_line"] = "ptl " + " ".join(sys.argv[1:])
+    if page is not None:
+        from ptl.show import race_page
+
+        page.write_text(race_page.render(result), encoding="utf-8")
+    if as_json:
+        click.echo(json.dumps(result))
+    else:
+        from ptl.show import race_table
+
+        Console().print(race_table.render(result))
+        if page is not None:
+            click.echo(f"the page is in {page}")
+    if result["wrong_translations"]:
+        sys.exit(WRONG_TRANSLATION)
+
+
+def _run_with_progress(settings: race.Settings, pid: int | None, arch_name: str) -> dict[str, Any]:
+    """Run the race with a bar on standard error."""
+    columns = TextColumn("{task.description:24}"), BarColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task("reading the process", total=settings.seconds * len(settings.policies))
+
+        def tick(what: str, seconds: float) -> None:
+            progress.update(bar, description=what, advance=seconds)
+
+        return race.run(settings, pid=pid, arch=arch_name, tick=tick)

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: MIT
+"""Change one entry.
+
+    value  --freeze-->  value + F  --thaw-->  value
+      ^ |                   |
+      | v compare-exchange  '-- compare-exchange fails: "this table is leaving, walk again"
+
+N1  An entry that others can reach changes only by compare-exchange or exchange, by anyone who is inside a section or
+    holds a lock that keeps its table attached. Emulated hardware sets accessed and dirty at any time.
+N2  A frozen entry is changed by nobody but the thread that froze it, which holds the lock of its table. Hardware does
+    not know the frozen bit: it may still set accessed and dirty.
+N3  Whoever freezes either thaws, or stores a final value that is not frozen, or leaves the entry frozen for good in a
+    table that it detaches.
+
+Compare-exchange is lock-free; freezing and thawing end because each failure is somebody else's change.
+"""
+
+cdef enum Change:
+    CHANGED = 0
+    OTHER_VALUE = 1             # the entry was not what the caller expected
+    FROZEN = 2                  # walk again
+
+
+cdef inline int entry_change(Tree *tree, char *slot, uint64_t *expected, uint64_t desired) noexcept nogil:
+    """Compare-exchange that respects the freeze (N2); *expected is what was found."""
+    if is_frozen(&tree.format, expected[0]):
+        return FROZEN
+    if entry_compare_exchange(slot, expected, desired, tree.format.shape):
+        return CHANGED
+    return FROZEN if is_frozen(&tree.format, expected[0]) else OTHER_VALUE
+
+
+cdef uint64_t entry_freeze(Tree *tree, char *slot) noexcept nogil:
+    """Freeze an entry, for the holder of its table's lock, and return its value without the frozen bit."""
+    cdef const Format *format = &tree.format
+    cdef uint64_t raw = entry_load(slot, format.shape)
+    while not entry_compare_exchange(slot, &raw, raw | frozen_bit(format, raw), format.shape):
+        pass
+    return raw
+
+
+cdef void entry_thaw(Tree *tree, char *slot) noexcept nogil:
+    cdef const Format *format = &tree.format
+    cdef uint64_t raw = entry_load(slot, format.shape)
+    while not entry_compare_exchange(slot, &raw, raw & ~frozen_bit(format, raw), format.shape):
+        pass
+
+
+cdef void entry_withhold(Tree *tree, char *slot, int letter) noexcept nogil:
+    """Make a frozen leaf deny one attribute, for whoever froze it; hardware may set other bits meanwhile (N2)."""
+    cdef const Format *format = &tree.format
+    cdef uint64_t raw = entry_load(slot, format.shape)
+    while not entry_compare_exchange(slot, &raw, attribute_cleared(format, raw, letter), format.shape):
+        pass
+
+
+cdef inline uint64_t entry_replace(Tree *tree, char *slot, uint64_t raw, bint private) noexcept nogil:
+    """Store a final value: by exchange where others can see it, plainly where they cannot yet. Returns the old one."""
+    cdef uint64_t old
+    if private:
+        old = entry_load(slot, tree.format.shape)
+        entry_store_private(slot, raw, tree.format.shape)
+        return old
+    return entry_exchange(slot, raw, tree.format.shape)
+
+
+# -- one page ---------------------------------------------------------------------------------------------------------
+
+cdef int page_map(Tree *tree, Record *me, uint64_t va, uint64_t leaf, Found *found, uint32_t patience) noexcept nogil:
+    """Put a leaf in the empty level-1 entry of va: DONE, IS_MAPPED, NO_TABLE (found says what is above), or LIVELOCK."""
+    cdef uint64_t empty
+    cdef uint32_t turns = 0
+    cdef int change
+    while True:
+        section_enter(me)
+        walk(tree, va, 1, found)
+        change = FROZEN if found.state == BUSY else OTHER_VALUE
+        if found.level == 1 and found.state == EMPTY:
+            empty = found.raw
+            change = entry_change(tree, found.slot, &empty, leaf)
+            if change == OTHER_VALUE:
+                found.raw = empty
+                found.state = classify(&tree.format, 1, empty)
+        section_leave(me)
+        if change == CHANGED:
+            return DONE
+        if change == OTHER_VALUE and found.state != EMPTY or found.level > 1 and found.state != BUSY:
+            if found.level == 1:
+                return IS_MAPPED
+            fetch_add_relaxed_64(&tree.map_failures, 1)
+            return NO_TABLE
+        if not again(tree, found.table, &turns) or turns >= patience:
+            return LIVELOCK
+
+
+cdef int page_unmap(Tree *tree, Record *me, uint64_t va, Found *found, uint32_t patience) noexcept nogil:
+    """Empty the level-1 entry of va; found.raw and found.state are what it held. As page_map, but never IS_MAPPED."""
+    cdef uint32_t turns = 0
+    cdef int change
+    while True:
+        section_enter(me)
+        walk(tree, va, 1, found)
+        change = FROZEN if found.state == BUSY else OTHER_VALUE
+        if found.level == 1:
+            change = CHANGED
+            if is_frozen(&tree.format, found.raw) or found.state != EMPTY:
+                change = entry_change(tree, found.slot, &found.raw, tree.format.level[1].empty)
+        section_leave(me)
+        if change == CHANGED:
+            return DONE
+        if found.level > 1 and found.state != BUSY:
+            fetch_add_relaxed_64(&tree.map_failures, 1)
+            return NO_TABLE
+        if not again(tree, found.table, &turns) or turns >= patience:
+            return LIVELOCK
+
+
+cdef int leaf_change(
+    Tree *tree, Record *me, uint64_t va, uint64_t *expected, uint64_t desired, Found *found, uint32_t patience
+) noexcept nogil:
+    """Compare-exchange of the entry that decides about va, a huge leaf included: DONE, ALREADY when the entry was another
+    (*expected is it), NO_TABLE, or LIVELOCK."""
+    cdef uint32_t turns = 0
+    cdef int change
+    while True:
+        section_enter(me)
+        walk(tree, va, 1, found)
+        change = FROZEN
+        if found.level == 1 or found.state == HUGE:
+            change = OTHER_VALUE
+            if is_frozen(&tree.format, found.raw):
+                change = FROZEN
+            elif found.raw == expected[0]:
+                change = entry_change(tree, found.slot, expected, desired)
+            else:
+                expected[0] = found.raw
+        section_leave(me)
+        if change == CHANGED:
+            return DONE
+        if change == OTHER_VALUE:
+            return ALREADY
+        if found.level > 1 and found.state != BUSY and found.state != INVALID and found.state != HUGE:
+            fetch_add_relaxed_64(&tree.map_failures, 1)
+            return NO_TABLE
+        if not again(tree, found.table, &turns) or turns >= patience:
+            return LIVELOCK

@@ -1,0 +1,606 @@
+# SPDX-License-Identifier: MIT
+"""Epochs: when is a retired table's memory free of readers?
+
+    global epoch     ...  7        8        9        10       11  ...
+    reader A              |--inside: entered at 7 --|
+    reader B                       |--8--|      |--9--|
+    table T                     retired, stamp 8
+                                                ^ A has left: every section inside was entered after 8, T is free
+
+E1  A record's section word is `epoch of entry | depth`; only its owner writes it, the reclaimer reads it.
+E2  A table is stamped after the last slot that named it was changed, with the epoch of that moment.
+E3  A stamped table is freed only when every section then inside was entered at a later epoch than the stamp.
+E4  The epoch only grows. It is compared by signed difference, so it may wrap.
+E5  Retiring neither allocates nor waits. Freeing happens a few tables at a time, in later operations.
+E6  A table that a handle has pinned stays in limbo until the handle lets go, and holds back no other table.
+
+Why E3 suffices. A section that could reach T read a slot before it was changed, so it entered before the change. Its
+word was visible before its first slot was read: by the reader's own barrier, or, with membarrier, because the barrier
+that the reclaimer makes every running thread execute falls either before the reader's store (then the reader's loads
+come later still, and see the slot changed) or after it (then the scan sees the word). A section that entered at a later
+epoch than the stamp read an increment that came after the stamp was taken; the stamp is a read-modify-write of the
+epoch, so that increment carries everything the retiring thread did before it, and the reader sees the slot changed.
+
+Entering and leaving are wait-free: a load, a store and, without membarrier, one barrier. A section may nest, also from
+a signal handler: the handler leaves the word as it found it. `reclaim` never waits; `synchronize` does.
+
+Sources: K. Fraser, "Practical lock-freedom", 2004; M. Desnoyers et al., "User-level implementations of
+read-copy-update", 2012; T. Brown, "Reclaiming memory for lock-free data structures", 2015 (a few at a time).
+"""
+
+cdef enum:
+    DEPTH_MASK = 0xffff
+    EPOCH_STEP = 0x10000
+    BATCH_TABLES = 64           # retired tables a grace period: a membarrier costs as much as retiring a hundred
+    BATCH_BYTES = 256 * 1024    # or as many bytes
+    FREE_AT_ONCE = 16           # tables handed back by one retiring operation
+
+# 128 bytes: the owner's line, then the reclaimer's.
+cdef struct Record:
+    uint64_t section            # epoch of entry | depth (E1)
+    uint64_t critical           # not 0 while a change is under way that a fork must not cut in two
+    Domain *domain
+    Record *next
+    uint64_t thread             # the system's number of the owning thread
+    uint64_t life               # how many owners this record has had
+    uint32_t number             # names the owner in locks
+    uint32_t in_use
+    uint64_t padding
+    uint64_t seen               # the section word of the last scan, and since when it was the same
+    uint64_t seen_since_ns
+    uint64_t reported
+    uint64_t more_padding[5]
+
+cdef struct Domain:
+    uint64_t epoch
+    uint64_t asymmetric         # readers leave the barrier to the reclaimer's membarrier
+    void *records               # of Record, newest first; never freed
+    uint64_t batch_tables
+    uint32_t number
+    uint32_t in_use
+    uint64_t padding[11]
+    void *incoming              # of Table: retired and not yet looked at, newest first
+    Table *pending_first        # looked at and stamped, oldest first; for the holder of reclaim_lock
+    Table *pending_last
+    Table *pinned               # grace period over, but a handle holds them (E6)
+    uint64_t safe               # every section inside entered at this epoch or later
+    uint64_t attempted          # value of `retired` at the last grace period
+    uint64_t retired
+    uint64_t retired_bytes
+    uint64_t freed
+    uint64_t freed_bytes
+    uint64_t limbo_max
+    uint64_t grace_periods
+    uint32_t reclaim_lock
+    uint32_t records_made
+
+assert sizeof(Record) == 128
+
+cdef Domain *domains[PTL_DOMAINS]
+cdef uint32_t domains_lock = 0
+cdef bint has_membarrier = False
+cdef uint64_t first_epoch = EPOCH_STEP
+cdef pthread_key_t thread_exit_key
+
+
+# -- sections ---------------------------------------------------------------------------------------------------------
+
+cdef inline Record *record_of(Domain *domain) noexcept nogil:
+    """This thread's record; NULL when there is no memory for one."""
+    cdef Record *me = <Record *> thread_record(domain.number)
+    return me if me is not NULL else record_register(domain)
+
+
+cdef inline void section_enter(Record *me) noexcept nogil:
+    cdef uint64_t word = load_relaxed_64(&me.section)
+    if word & DEPTH_MASK:
+        store_relaxed_64(&me.section, word + 1)
+        return
+    # Acquire, partner: the increment in grace_period. A section of epoch e sees all that was retired before e.
+    word = load_acquire_64(&me.domain.epoch) | 1
+    if me.domain.asymmetric:
+        store_relaxed_64(&me.section, word)      # partner: the membarrier in grace_period
+        compiler_barrier()
+    else:
+        store_then_barrier_64(&me.section, word) # partner: the full barrier in grace_period
+
+
+cdef inline void section_leave(Record *me) noexcept nogil:
+    # Release, partner: the scan in grace_period. All that the section read was read before the table is reused.
+    store_release_64(&me.section, load_relaxed_64(&me.section) - 1)
+
+
+cdef inline bint section_inside(Record *me) noexcept nogil:
+    return load_relaxed_64(&me.section) & DEPTH_MASK != 0
+
+
+cdef Record *record_register(Domain *domain) noexcept nogil:
+    cdef Record *record = <Record *> load_acquire_pointer(&domain.records)
+    cdef uint32_t free
+    cdef void *first
+    while record is not NULL:
+        free = 0
+        # Acquire, partner: the release in record_recycle. The last owner is gone before the record is ours.
+        if load_relaxed_32(&record.in_use) == 0 and compare_exchange_32(&record.in_use, &free, 1):
+            break
+        record = record.next
+    if record is NULL:
+        if posix_memalign(<void **> &record, 128, sizeof(Record)):
+            return NULL
+        memset(record, 0, sizeof(Record))
+        record.domain = domain
+        record.in_use = 1
+        record.number = fetch_add_relaxed_32(&domain.records_made, 1) + 1
+        first = load_acquire_pointer(&domain.records)
+        record.next = <Record *> first
+        # Release, partner: the acquire loads of domain.records. Ends as every failure is another thread's success.
+        while not compare_exchange_pointer(&domain.records, &first, record):
+            record.next = <Record *> first
+    record.thread = thread_id()
+    record.life += 1
+    set_thread_record(domain.number, record)
+    pthread_setspecific(thread_exit_key, <void *> 1)   # any value: it makes thread_exit run
+    return record
+
+
+cdef void record_recycle(Record *record) noexcept nogil:
+    # Whatever section the thread was in ended with the thread.
+    store_release_64(&record.section, load_relaxed_64(&record.section) & ~<uint64_t> DEPTH_MASK)
+    store_release_64(&record.critical, 0)
+    store_release_32(&record.in_use, 0)
+
+
+cdef void thread_exit(void *_) noexcept nogil:
+    cdef uint32_t number
+    cdef Record *record
+    for number in range(PTL_DOMAINS):
+        record = <Record *> thread_record(number)
+        if record is not NULL:
+            set_thread_record(number, NULL)
+            record_recycle(record)
+
+
+# -- retiring ---------------------------------------------------------------------------------------------------------
+
+cdef inline uint64_t limbo_tables(Domain *domain) noexcept nogil:
+    cdef uint64_t freed = load_acquire_64(&domain.freed)    # read first: a table is counted as retired before it is freed
+    return load_relaxed_64(&domain.retired) - freed
+
+
+cdef void retire(Domain *domain, Table *table) noexcept nogil:
+    """Hand over a detached table (E5). Wait-free but for the push, which is lock-free."""
+    cdef uint64_t bytes = block_frame_bytes(table.block) << table.order, limbo, most
+    cdef void *first = load_acquire_pointer(&domain.incoming)
+    store_release_32(&table.use, TABLE_RETIRED)
+    block_hold(table.block)
+    # A read-modify-write that changes nothing: see "why E3 suffices".
+    table.stamp = fetch_add_64(&domain.epoch, 0)
+    fetch_add_64(&domain.retired, 1)
+    fetch_add_relaxed_64(&domain.retired_bytes, bytes)
+    table.link = <Table *> first
+    # Release, partner: the exchange in limbo_drain. Ends as every failure is another thread's success.
+    while not compare_exchange_pointer(&domain.incoming, &first, table):
+        table.link = <Table *> first
+    limbo = limbo_tables(domain)
+    most = load_relaxed_64(&domain.limbo_max)
+    while limbo > most and not compare_exchange_64(&domain.limbo_max, &most, limbo):
+        pass
+
+
+cdef inline void collect_a_few(Domain *domain) noexcept nogil:
+    """What every operation that retired something does afterwards: free a few tables, if it is worth it."""
+    cdef uint64_t limbo = limbo_tables(domain)
+    if limbo >= domain.batch_tables or (
+        limbo and load_relaxed_64(&domain.retired_bytes) - load_relaxed_64(&domain.freed_bytes) >= BATCH_BYTES
+    ):
+        reclaim(domain, FREE_AT_ONCE, False)
+
+
+# -- reclaiming -------------------------------------------------------------------------------------------------------
+
+cdef uint64_t reclaim(Domain *domain, uint64_t most, bint eager) noexcept nogil:
+    """Free up to `most` tables whose readers have left; begin a grace period when a batch waits for one, or `eager`.
+
+    Never waits: when another thread is at it, it frees nothing.
+    """
+    cdef uint64_t freed = 0
+    if not lock_try(&domain.reclaim_lock, 1):
+        return 0
+    limbo_drain(domain)
+    if limbo_is_waiting(domain) and (eager or domain.retired - domain.attempted >= domain.batch_tables):
+        grace_period(domain)
+    freed = limbo_free(domain, most)
+    lock_release(&domain.reclaim_lock)
+    return freed
+
+
+cdef void limbo_drain(Domain *domain) noexcept nogil:
+    """Move what was retired since into the queue, oldest first."""
+    # Acquire, partner: the push in retire.
+    cdef Table *newest = <Table *> exchange_pointer(&domain.incoming, NULL)
+    cdef Table *oldest = NULL
+    cdef Table *last = newest
+    cdef Table *following
+    if newest is NULL:
+        return
+    while newest is not NULL:
+        following = newest.link
+        newest.link = oldest
+        oldest = newest
+        newest = following
+    if domain.pending_last is NULL:
+        domain.pending_first = oldest
+    else:
+        domain.pending_last.link = oldest
+    domain.pending_last = last
+
+
+cdef inline bint limbo_is_waiting(Domain *domain) noexcept nogil:
+    """Whether the oldest table in limbo is not known to be safe."""
+    return domain.pending_first is not NULL and <int64_t> (domain.pending_first.stamp - domain.safe) >= 0
+
+
+cdef void grace_period(Domain *domain) noexcept nogil:
+    """Begin an epoch, and find out the oldest that a section still inside has entered in."""
+    # Release, partner: the load in section_enter.
+    cdef uint64_t oldest = fetch_add_64(&domain.epoch, EPOCH_STEP) + EPOCH_STEP
+    cdef uint64_t section, now
+    cdef Record *record
+    # Partner: the store in section_enter. After this, a section that the scan misses began later than now.
+    if domain.asymmetric:
+        membarrier()
+    else:
+        full_barrier()
+    now = now_ns()
+    record = <Record *> load_acquire_pointer(&domain.records)
+    while record is not NULL:
+        # Acquire, partner: section_leave.
+        section = load_acquire_64(&record.section)
+        if section & DEPTH_MASK:
+            section &= ~<uint64_t> DEPTH_MASK
+            if <int64_t> (section - oldest) < 0:
+                oldest = section
+            if record.seen != section | 1:
+                record.seen = section | 1
+                record.seen_since_ns = now
+        else:
+            record.seen = 0
+        record = record.next
+    domain.safe = oldest
+    domain.attempted = load_relaxed_64(&domain.retired)
+    domain.grace_periods += 1
+
+
+cdef uint64_t limbo_free(Domain *domain, uint64_t most) noexcept nogil:
+    """Hand back up to `most` tables: first those that handles let go of, then the oldest of the queue."""
+    cdef uint64_t freed = 0
+    cdef Table *table
+    cdef Table **place = &domain.pinned
+    while place[0] is not NULL and freed < most:
+        table = place[0]
+        # Acquire, partner: table_unpin. The handle's last read came before the reuse.
+        if load_acquire_32(&table.pins) == 0:
+            place[0] = table.link
+            limbo_give_back(domain, table)
+            freed += 1
+        else:
+            place = &table.link
+    while freed < most:
+        table = domain.pending_first
+        if table is NULL or <int64_t> (table.stamp - domain.safe) >= 0:
+            break
+        domain.pending_first = table.link
+        if domain.pending_first is NULL:
+            domain.pending_last = NULL
+        if load_acquire_32(&table.pins) == 0:
+            limbo_give_back(domain, table)
+            freed += 1
+        else:
+            table.link = domain.pinned
+            domain.pinned = table
+    return freed
+
+
+cdef void limbo_give_back(Domain *domain, Table *table) noexcept nogil:
+    cdef Block *block = table.block
+    fetch_add_relaxed_64(&domain.freed_bytes, block_frame_bytes(block) << table.order)
+    table_return(table)
+    block_let_go(block)
+    # Release, partner: the load in limbo_tables.
+    fetch_add_64(&domain.freed, 1)
+
+
+# -- fork -------------------------------------------------------------------------------------------------------------
+# A change that other threads are half-way through would stay half-way for ever in a child that has none of these
+# threads. So a change runs between critical_enter and critical_leave, in which it never waits, and a fork first closes
+# a gate and waits for those inside. Locks that other threads hold over Python code protect nothing half-done: the child
+# drops them.
+
+cdef uint32_t fork_gate = 0
+
+
+cdef inline void critical_enter(Record *me) noexcept nogil:
+    while True:
+        # Partner: the full barrier in fork_prepare. Either we see the gate closed, or the fork sees us.
+        store_then_barrier_64(&me.critical, 1)
+        if load_acquire_32(&fork_gate) == 0:
+            return
+        store_release_64(&me.critical, 0)
+        park(&fork_gate, 1)
+
+
+cdef inline void critical_leave(Record *me) noexcept nogil:
+    # Release, partner: the load in fork_prepare.
+    store_release_64(&me.critical, 0)
+
+
+cdef void fork_prepare() noexcept nogil:
+    cdef uint32_t number
+    cdef Record *record
+    mutex_acquire(&domains_lock)
+    store_release_32(&fork_gate, 1)
+    full_barrier()
+    for number in range(PTL_DOMAINS):
+        if domains[number] is NULL:
+            continue
+        record = <Record *> load_acquire_pointer(&domains[number].records)
+        while record is not NULL:
+            # Ends: a change inside the gate waits for nothing, and no other can begin.
+            while load_acquire_64(&record.critical):
+                sleep_ns(20_000)
+            record = record.next
+        mutex_acquire(&domains[number].reclaim_lock)
+    blocks_lock_all()
+
+
+cdef void fork_in_parent() noexcept nogil:
+    cdef uint32_t number
+    blocks_unlock_all()
+    for number in range(PTL_DOMAINS):
+        if domains[number] is not NULL:
+            lock_release(&domains[number].reclaim_lock)
+    store_release_32(&fork_gate, 0)
+    unpark_all(&fork_gate)
+    lock_release(&domains_lock)
+
+
+cdef void fork_in_child() noexcept nogil:
+    """Only the forking thread is left: drop the sections and locks of the others."""
+    cdef uint32_t number
+    cdef Record *record
+    if has_membarrier:
+        membarrier_register()
+    for number in range(PTL_DOMAINS):
+        if domains[number] is NULL:
+            continue
+        record = <Record *> domains[number].records
+        while record is not NULL:
+            if <void *> record == thread_record(number):
+                record.thread = thread_id()
+            else:
+                record_recycle(record)
+            record = record.next
+        domains[number].reclaim_lock = 0
+    blocks_drop_foreign_locks()
+    store_release_32(&fork_gate, 0)
+    store_release_32(&domains_lock, 0)
+
+
+cdef int epoch_start() except -1:
+    """Once, when the module is loaded.
+
+    PTL_MEMBARRIER=0 tests the barrier that systems without membarrier need; PTL_STRESS=1 lets the epoch wrap soon.
+    """
+    global has_membarrier, first_epoch
+    if os.environ.get("PTL_STRESS", "0") != "0":
+        first_epoch = <uint64_t> -16 * EPOCH_STEP
+    has_membarrier = os.environ.get("PTL_MEMBARRIER", "1") != "0" and membarrier_register()
+    if pthread_key_create(&thread_exit_key, thread_exit):
+        raise MemoryError("no thread-specific key left for ptl")
+    if pthread_atfork(fork_prepare, fork_in_parent, fork_in_child):
+        raise MemoryError("no memory to register with fork")
+    return 0
+
+
+# -- the face ---------------------------------------------------------------------------------------------------------
+
+@cython.dataclasses.dataclass(frozen=True)
+cdef class Stall:
+    """A thread that has been inside a section for long: who, for how long, and what that holds back."""
+    thread: int
+    """The system's number of the thread (on Linux as `threading.Thread.native_id`)."""
+    seconds: float
+    """Since the first grace period that met it inside; the section may be older."""
+    held_tables: int
+    held_bytes: int
+
+
+cdef class EpochDomain:
+    """A set of readers and the tables retired beside them.
+
+    Tables retired in one domain wait for the readers of that domain only. Most programs need no other than
+    `ptl.default_domain`.
+
+    batch_tables: how many tables may gather in limbo before a grace period is begun for them.
+
+    Raises MemoryError when all of the process's 16 domains are in use.
+
+    >>> import ptl
+    >>> domain = ptl.EpochDomain()
+    >>> with domain.pin():
+    ...     pass  # nothing retired from here on is reused before the end of the block
+    """
+    cdef Domain *domain
+    cdef object __weakref__
+
+    def __cinit__(self, *, batch_tables=BATCH_TABLES):
+        cdef uint32_t number
+        cdef uint64_t batch = as_count(batch_tables, "batch_tables")
+        if batch < 1:
+            raise ValueError("batch_tables must be at least 1")
+        self.domain = domain_claim()
+        if self.domain is NULL:
+            raise MemoryError(f"all {PTL_DOMAINS} epoch domains of this process are in use")
+        self.domain.batch_tables = batch
+
+    def __dealloc__(self):
+        # What is still in limbo stays there, safe, until the number is claimed again.
+        if self.domain is not NULL:
+            reclaim(self.domain, <uint64_t> -1, True)
+            store_release_32(&self.domain.in_use, 0)
+
+    def __reduce__(self):
+        raise TypeError("an epoch domain belongs to one process and cannot be pickled")
+
+    def pin(self):
+        """Enter a read section: a context manager, wait-free.
+
+        What is retired while it lasts is not reused. It belongs to the thread that made it, and may be nested.
+        Do not wait for anything inside.
+        """
+        return Pin(self)
+
+    def reclaim(self):
+        """Free what can be freed now without waiting, and return how many tables that was.
+
+        Lock-free: 0 when another thread is at it. O(threads + tables freed), plus one membarrier.
+        """
+        cdef uint64_t freed
+        with nogil:
+            freed = reclaim(self.domain, <uint64_t> -1, True)
+        self.warn_of_stalls(STALL_SECONDS)
+        return freed
+
+    def synchronize(self):
+        """Wait until every section that is inside now has ended, and free what was retired before the call.
+
+        Blocking: gives up the GIL, can be interrupted by a signal, and warns (`EpochStall`) of a reader that takes
+        longer than 10 seconds. Tables pinned by an open handle stay in limbo.
+
+        Raises RuntimeError inside a section of this domain, which would wait for itself.
+        """
+        cdef Record *me = record_of(self.domain)
+        cdef uint64_t target, wait_ns = 20_000
+        cdef bint done
+        if me is NULL:
+            raise MemoryError("no memory for this thread's epoch record")
+        if section_inside(me):
+            raise RuntimeError("synchronize() inside a section of the same domain would wait for itself")
+        target = fetch_add_64(&self.domain.epoch, 0)
+        while True:
+            with nogil:
+                done = synchronize_once(self.domain, target)
+                if not done:
+                    sleep_ns(wait_ns)
+            if done:
+                return
+            wait_ns = min(2 * wait_ns, <uint64_t> 1_000_000)
+            PyErr_CheckSignals()
+            self.warn_of_stalls(STALL_SECONDS)
+
+    def stalled(self, seconds):
+        """The threads that have been inside one section for at least that long, as a list of `Stall`.
+
+        O(threads), plus one membarrier. A section is first noticed by a grace period, so call it twice to catch one
+        that holds back nothing yet.
+        """
+        cdef double least = seconds
+        cdef Record *record
+        cdef uint64_t now, held, held_bytes
+        cdef list found = []
+        with nogil:
+            mutex_acquire(&self.domain.reclaim_lock)
+            grace_period(self.domain)
+            now = now_ns()
+            held = limbo_tables(self.domain)
+            held_bytes = self.domain.retired_bytes - self.domain.freed_bytes
+            lock_release(&self.domain.reclaim_lock)
+        record = <Record *> load_acquire_pointer(&self.domain.records)
+        while record is not NULL:
+            if record.seen and now - record.seen_since_ns >= least * 1e9:
+                found.append(Stall(record.thread, (now - record.seen_since_ns) / 1e9, held, held_bytes))
+            record = record.next
+        return found
+
+    def stats(self):
+        """Counters, as a dict: epoch, threads, retired, freed, limbo and their bytes, limbo_max, grace_periods, barrier.
+
+        O(threads); each counter is read by itself.
+        """
+        cdef Record *record = <Record *> load_acquire_pointer(&self.domain.records)
+        cdef int threads = 0, inside = 0
+        while record is not NULL:
+            threads += load_relaxed_32(&record.in_use) != 0
+            inside += load_relaxed_64(&record.section) & DEPTH_MASK != 0
+            record = record.next
+        return {
+            "epoch": load_relaxed_64(&self.domain.epoch) // EPOCH_STEP,
+            "threads": threads,
+            "inside": inside,
+            "retired": load_relaxed_64(&self.domain.retired),
+            "freed": load_relaxed_64(&self.domain.freed),
+            "limbo": limbo_tables(self.domain),
+            "limbo_bytes": load_relaxed_64(&self.domain.retired_bytes) - load_relaxed_64(&self.domain.freed_bytes),
+            "limbo_max": load_relaxed_64(&self.domain.limbo_max),
+            "grace_periods": load_relaxed_64(&self.domain.grace_periods),
+            "barrier": "membarrier" if self.domain.asymmetric else "each section",
+        }
+
+    cdef int warn_of_stalls(self, double seconds) except -1:
+        """Warn once of each section that has lasted that long."""
+        cdef Record *record = <Record *> load_acquire_pointer(&self.domain.records)
+        cdef uint64_t now = now_ns()
+        while record is not NULL:
+            if record.seen and record.reported != record.seen and now - record.seen_since_ns >= seconds * 1e9:
+                record.reported = record.seen
+                warnings.warn(
+                    f"thread {record.thread} has been inside a read section for "
+                    f"{(now - record.seen_since_ns) / 1e9:.1f} s and holds back {limbo_tables(self.domain)} tables",
+                    EpochStall,
+                    stacklevel=2,
+                )
+            record = record.next
+        return 0
+
+
+STALL_SECONDS = 10.0
+
+
+cdef bint synchronize_once(Domain *domain, uint64_t target) noexcept nogil:
+    """Free what can be; True when nothing stamped at or before `target` waits for a reader any more."""
+    cdef bint done
+    mutex_acquire(&domain.reclaim_lock)
+    limbo_drain(domain)
+    if <int64_t> (domain.safe - target) <= 0:
+        grace_period(domain)
+    limbo_free(domain, <uint64_t> -1)
+    done = <int64_t> (domain.safe - target) > 0
+    lock_release(&domain.reclaim_lock)
+    return done
+
+
+cdef Domain *domain_claim() except? NULL:
+    """A domain that no EpochDomain has: one used before, with its records, or a new one. NULL when there is none."""
+    cdef Domain *domain = NULL
+    cdef uint32_t number
+    with nogil:
+        mutex_acquire(&domains_lock)
+        for number in range(PTL_DOMAINS):
+            if domains[number] is NULL:
+                if posix_memalign(<void **> &domain, 128, sizeof(Domain)) == 0:
+                    memset(domain, 0, sizeof(Domain))
+                    domain.number = number
+                    domain.epoch = first_epoch
+                    domain.safe = first_epoch
+                    domain.asymmetric = has_membarrier
+                    domain.in_use = 1
+                    domains[number] = domain
+                break
+            if load_acquire_32(&domains[number].in_use) == 0:
+                domain = domains[number]
+                domain.in_use = 1
+                if limbo_tables(domain) == 0:
+                    domain.retired = domain.freed = domain.limbo_max = domain.grace_periods = domain.attempted = 0
+                break
+        lock_release(&domains_lock)
+    return domain

@@ -1,0 +1,394 @@
+# SPDX-License-Identifier: MIT
+"""What Python holds: Pin, PteMap, PteLock, Slot.
+
+Python code may hold a handle for long, so a handle on a table pins that one table (a count in its descriptor) and no
+epoch: it keeps the table's memory from reuse and holds back nothing else. A Pin is a section, as short as its block.
+
+H1  A handle adds its pin inside a section in which the slot named the table, so the count is up before the reclaimer can
+    find the section gone (epoch.pxi, E6).
+H2  With nothing found, nothing is held.
+H3  A lock is taken by trying first; only a thread that has given up the GIL waits for one (lock.pxi, L3).
+H4  After taking the lock the slot is read again; the lock is kept only when it still names the table.
+"""
+
+cdef bint debug = os.environ.get("PTL_DEBUG", "0") != "0"
+
+
+cdef class Handle:
+    """Something held until it is closed: a context manager. Dropped unclosed, it closes itself and warns."""
+    cdef bint is_open
+    cdef str origin                 # where it was opened, with PTL_DEBUG
+
+    cdef int opened(self) except -1:
+        self.is_open = True
+        if debug:
+            frame = sys._getframe()
+            self.origin = f", opened at {frame.f_code.co_filename}:{frame.f_lineno}"
+        return 0
+
+    cdef int let_go(self) except -1:
+        return 0
+
+    cdef int must_be_open(self) except -1:
+        if not self.is_open:
+            raise ValueError(f"this {type(self).__name__} is closed")
+        return 0
+
+    @property
+    def closed(self):
+        """Whether it has been closed."""
+        return not self.is_open
+
+    def close(self):
+        """Let go of what is held. Raises ValueError when that has happened already. Wait-free."""
+        self.must_be_open()
+        self.is_open = False
+        self.let_go()
+
+    def __enter__(self):
+        self.must_be_open()
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def __del__(self):
+        if self.is_open:
+            self.is_open = False
+            self.let_go()
+            warnings.warn(
+                f"{type(self).__name__} was dropped without being closed{self.origin or ''}",
+                ResourceWarning,
+                stacklevel=2,
+            )
+
+    def __reduce__(self):
+        raise TypeError(f"a {type(self).__name__} belongs to one process and cannot be pickled")
+
+
+@cython.final
+cdef class Pin(Handle):
+    """A read section of an epoch domain, from `EpochDomain.pin()`; entered and left by the same thread."""
+    cdef EpochDomain domain
+    cdef Record *record
+    cdef uint64_t life
+
+    def __init__(self, EpochDomain domain):
+        self.domain = domain
+
+    def __enter__(self):
+        cdef Record *me = record_of(self.domain.domain)
+        if self.is_open:
+            raise RuntimeError("this pin is entered already; make another with pin()")
+        if me is NULL:
+            raise MemoryError("no memory for this thread's epoch record")
+        section_enter(me)
+        self.record = me
+        self.life = me.life
+        self.opened()
+        return self
+
+    def close(self):
+        """Leave the section. Raises RuntimeError in another thread than the one that entered. Wait-free."""
+        self.must_be_open()
+        if not self.is_own():
+            raise RuntimeError("a pin must be left by the thread that entered it")
+        self.is_open = False
+        section_leave(self.record)
+
+    cdef bint is_own(self):
+        return self.record == record_of(self.domain.domain) and self.record.life == self.life
+
+    cdef int let_go(self) except -1:
+        # Another thread must not touch the record; that thread's exit ends the section.
+        if self.is_own():
+            section_leave(self.record)
+        return 0
+
+
+cdef class PteMap(Handle):
+    """A leaf table that stays readable, attached or not: from `pte_map`, `pte_map_ro`, `pte_map_rw`, `pte_alloc_map`.
+
+    `ptes[i]` is the leaf in entry i or None; `len(ptes)` the number of entries; `ptes.index` the entry of the address
+    that was mapped. After the table has left the tree, reads see its last contents and changes fail.
+    """
+    cdef PageTable pt
+    cdef Table *table
+    cdef uint64_t first             # the first address it covers
+    cdef uint64_t asked
+    cdef uint64_t slot_raw
+    cdef bint writable
+    cdef bint locked                # only ever for a PteMapRw: a PteLock is locked while it is open
+
+    cdef int let_go(self) except -1:
+        # Release, partner: limbo_free. All our reads come before the reuse.
+        fetch_add_32(&self.table.pins, <uint32_t> -1)
+        return 0
+
+    @property
+    def va(self):
+        """The first address that the table covers."""
+        return self.first
+
+    @property
+    def index(self):
+        """The entry of the address that was asked for."""
+        return self.asked
+
+    @property
+    def table_pa(self):
+        """The physical address of the table."""
+        return self.pt.tree.base + table_offset(self.table)
+
+    @property
+    def snapshot(self):
+        """The slot's entry, as it named the table when it was mapped."""
+        return self.slot_raw
+
+    @property
+    def stale(self):
+        """Whether the table has left the tree since. Wait-free."""
+        self.must_be_open()
+        # Acquire, partner: retire.
+        return load_acquire_32(&self.table.use) != TABLE_LIVE
+
+    def __len__(self):
+        return self.pt.tree.format.level[1].entries
+
+    cdef char *entry(self, object i) except NULL:
+        cdef const LevelFormat *level = &self.pt.tree.format.level[1]
+        self.must_be_open()
+        cdef uint64_t index = as_index(i, level.entries)
+        return self.pt.tree.memory + table_offset(self.table) + (index << level.entry_shift)
+
+    def load(self, i, /):
+        """The raw bits of entry i, as the hardware reads them. Wait-free. Raises IndexError."""
+        cdef char *entry = self.entry(i)
+        return entry_load(entry, self.pt.tree.format.shape)
+
+    def __getitem__(self, i):
+        cdef char *entry = self.entry(i)
+        cdef uint64_t index = as_index(i, self.pt.tree.format.level[1].entries)
+        return leaf_record(
+            self.pt.tree,
+            1,
+            self.first + (index << self.pt.tree.format.level[1].shift),
+            entry_load(entry, self.pt.tree.format.shape),
+        )
+
+    def compare_exchange(self, i, expected, desired, /):
+        """Change entry i from one raw value to another; whether it was done.
+
+        Lock-free. False when the entry was not `expected`, and on a frozen entry: then the table is leaving, so map
+        again. Raises FormatError for bits that are no leaf, no software entry and not empty; TypeError on a read-only
+        map.
+        """
+        cdef char *entry = self.entry(i)
+        cdef uint64_t old = as_entry(self.pt.tree, expected), new = as_entry(self.pt.tree, desired)
+        if not self.writable:
+            raise TypeError("this table was mapped read-only; use pte_map, pte_map_rw or pte_map_lock")
+        check_settable(self.pt, 1, new)
+        return entry_change(self.pt.tree, entry, &old, new) == CHANGED
+
+    def __repr__(self):
+        state = "closed" if not self.is_open else "stale" if self.stale else "live"
+        return f"<ptl.{type(self).__name__} va={self.first:#x} index={self.asked} {state}>"
+
+
+@cython.final
+cdef class PteMapRw(PteMap):
+    """A leaf table that may be locked later, if the slot has not changed: from `pte_map_rw`."""
+
+    def try_lock(self):
+        """Take the table's lock; whether the slot still names the table, and with it whether the lock is held.
+
+        Waits for the lock, but not for the table: False, and nothing more held than before, when the table has left.
+        Raises RuntimeError when this thread holds the lock already. Blocking.
+        """
+        self.must_be_open()
+        if self.locked:
+            raise RuntimeError("this map holds the lock of its table already")
+        self.locked = lock_if_attached(self.pt, self.table, self.first, 1)
+        return self.locked
+
+    def unlock(self):
+        """Let go of the lock and keep the map. Raises RuntimeError when it is not held."""
+        self.must_be_open()
+        if not self.locked:
+            raise RuntimeError("this map does not hold the lock of its table")
+        self.locked = False
+        lock_release(&self.table.lock)
+
+    cdef int let_go(self) except -1:
+        if self.locked:
+            self.locked = False
+            lock_release(&self.table.lock)
+        return PteMap.let_go(self)
+
+
+@cython.final
+cdef class PteLock(PteMap):
+    """A leaf table with its lock held, so it stays attached: from `pte_map_lock`, `pte_alloc_map_lock`.
+
+    Keeps transitions and ranges out, not lock-free changes of single entries: change entries by `compare_exchange`.
+    """
+
+    cdef int let_go(self) except -1:
+        lock_release(&self.table.lock)
+        return PteMap.let_go(self)
+
+
+@cython.no_gc_clear
+cdef class Slot:
+    """The place of one entry in a table of any level, and what it holds now: from `pmd` and `slot`.
+
+    Keeps the table that holds it readable. When that table leaves the tree, `state` and `load` see its last contents.
+    """
+    cdef PageTable pt
+    cdef Table *table
+    cdef uint64_t first
+    cdef uint32_t number
+
+    def __dealloc__(self):
+        if self.table is not NULL:
+            fetch_add_32(&self.table.pins, <uint32_t> -1)
+
+    @property
+    def va(self):
+        """The first address that the entry covers."""
+        return self.first
+
+    @property
+    def level(self):
+        """The level of the table that holds the slot."""
+        return self.number
+
+    @property
+    def state(self):
+        """What the slot holds now, by the one classifier. Wait-free."""
+        return State(classify_in_block(self.pt.tree, self.number, self.raw()))
+
+    def load(self):
+        """The raw bits of the entry. Wait-free."""
+        return self.raw()
+
+    cdef uint64_t raw(self):
+        return entry_load(
+            slot_of(self.pt.tree, table_offset(self.table), self.number, self.first), self.pt.tree.format.shape
+        )
+
+    def lock(self):
+        """Lock the table that holds the slot: a context manager, or None when that table has left the tree.
+
+        While it is held no transition changes the slot. Blocking. Raises RuntimeError when this thread holds the lock
+        already.
+        """
+        cdef SlotLock handle
+        if not lock_if_attached(self.pt, self.table, self.first, self.number):
+            return None
+        handle = SlotLock.__new__(SlotLock)
+        handle.held = self
+        handle.opened()
+        return handle
+
+    def __repr__(self):
+        return f"<ptl.Slot level={self.number} va={self.first:#x} {self.state.name} {self.raw():#x}>"
+
+
+@cython.final
+cdef class SlotLock(Handle):
+    """A slot with the lock of its table held: from `Slot.lock`."""
+    cdef Slot held
+
+    cdef int let_go(self) except -1:
+        lock_release(&self.held.table.lock)
+        return 0
+
+    @property
+    def slot(self):
+        """The slot."""
+        return self.held
+
+
+# -- making them ------------------------------------------------------------------------------------------------------
+
+cdef Record *own_record(PageTable pt) except NULL:
+    cdef Record *me = record_of(pt.tree.domain)
+    if me is NULL:
+        raise MemoryError("no memory for this thread's epoch record")
+    return me
+
+
+cdef Table *pin_table(Tree *tree, Record *me, uint64_t va, uint32_t level, Found *slot) noexcept nogil:
+    """Pin the table of that level that covers va (H1); NULL when there is none, and `slot` says what is there instead."""
+    cdef Table *table = NULL
+    section_enter(me)
+    if level == tree.format.levels:
+        table = table_of(tree.block, tree.root)
+    else:
+        walk(tree, va, level + 1, slot)
+        if slot.level == level + 1 and slot.state == TABLE:
+            table = table_of(tree.block, child_offset(tree, level + 1, slot.raw))
+    if table is not NULL:
+        fetch_add_32(&table.pins, 1)
+    section_leave(me)
+    return table
+
+
+cdef int lock_if_attached(PageTable pt, Table *table, uint64_t va, uint32_t level) except -1:
+    """Lock a pinned table; 0, with the lock not held, when it is no longer the one that covers va (H3, H4)."""
+    cdef Record *me = own_record(pt)
+    cdef Found found
+    cdef bint taken
+    if not lock_try(&table.lock, me.number):
+        with nogil:
+            taken = lock_acquire(&table.lock, me.number)
+        if not taken:
+            raise RuntimeError("this thread holds the lock of that table already, and would wait for itself")
+    section_enter(me)
+    walk(pt.tree, va, level, &found)
+    section_leave(me)
+    if found.level == level and found.table == table_offset(table):
+        return 1
+    lock_release(&table.lock)
+    return 0
+
+
+cdef object map_table(PageTable pt, uint64_t va, type kind, bint writable):
+    """A handle of that class on the leaf table of va, or None."""
+    cdef PteMap handle = kind.__new__(kind)
+    cdef const LevelFormat *leaf = &pt.tree.format.level[1]
+    cdef Record *me = own_record(pt)
+    cdef Found slot
+    cdef Table *table = pin_table(pt.tree, me, va, 1, &slot)
+    if table is NULL:
+        fetch_add_relaxed_64(&pt.tree.map_failures, 1)
+        return None
+    handle.pt = pt
+    handle.table = table
+    handle.first = va & ~(leaf.entries * span(leaf) - 1)
+    handle.asked = va >> leaf.shift & leaf.index_mask
+    handle.slot_raw = slot.raw
+    handle.writable = writable
+    handle.locked = False
+    handle.opened()
+    return handle
+
+
+cdef object map_table_locked(PageTable pt, uint64_t va):
+    """A PteLock on the leaf table of va, or None. Starts over when the slot changed before the lock was taken."""
+    cdef PteMap handle
+    cdef uint32_t turns = 0
+    while True:
+        handle = map_table(pt, va, PteLock, True)
+        if handle is None:
+            return None
+        handle.is_open = False                      # not ours to release unless the lock is taken
+        try:
+            if lock_if_attached(pt, handle.table, handle.first, 1):
+                handle.is_open = True
+                return handle
+        finally:
+            if not handle.is_open:
+                PteMap.let_go(handle)
+        give_way(pt, va, &turns)

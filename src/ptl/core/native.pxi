@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: MIT
+"""What other people's Cython calls without the GIL; `_core.pxd` says how.
+
+Each call finds this thread's epoch record by itself, so a thread may come and go as it likes. Progress and errors are
+those of the Python methods of the same names.
+"""
+
+cdef int ptl_pin(Tree *tree) noexcept nogil:
+    cdef Record *me = record_of(tree.domain)
+    if me is NULL:
+        return -1
+    section_enter(me)
+    return 0
+
+
+cdef void ptl_unpin(Tree *tree) noexcept nogil:
+    section_leave(<Record *> thread_record(tree.domain.number))
+
+
+cdef uint64_t ptl_walk(Tree *tree, uint64_t va) noexcept nogil:
+    """The physical address, or UNMAPPED; the caller has pinned, or keeps tables from leaving by a lock of its own."""
+    cdef Found found
+    cdef uint32_t turns = 0
+    while True:
+        walk(tree, va, 1, &found)
+        if found.state != BUSY or not again(tree, found.table, &turns):
+            return translate_found(tree, &found, va)
+
+
+cdef uint64_t ptl_translate(Tree *tree, uint64_t va) noexcept nogil:
+    cdef Record *me = record_of(tree.domain)
+    cdef Found found
+    return UNMAPPED_RAW if me is NULL else translate(tree, me, va, &found, REWALKS_MAX)
+
+
+cdef uint32_t ptl_lookup(Tree *tree, uint64_t va, uint64_t *raw) noexcept nogil:
+    """The level of the leaf that maps va, and its entry, without a freeze; 0 when nothing is mapped there."""
+    cdef Record *me = record_of(tree.domain)
+    cdef Found found
+    if me is NULL or translate(tree, me, va, &found, REWALKS_MAX) == UNMAPPED_RAW:
+        return 0
+    raw[0] = found.raw & ~frozen_bit(&tree.format, found.raw)
+    return found.level
+
+
+cdef int ptl_compare_exchange(Tree *tree, uint64_t va, uint64_t expected, uint64_t desired) noexcept nogil:
+    cdef Record *me = record_of(tree.domain)
+    cdef Found found
+    return NO_MEMORY if me is NULL else leaf_change(tree, me, va, &expected, desired, &found, REWALKS_MAX)
+
+
+cdef int ptl_map(Tree *tree, uint64_t va, uint64_t pa, uint64_t length, uint32_t attributes) noexcept nogil:
+    cdef Record *me = record_of(tree.domain)
+    cdef uint64_t bits = attribute_bits(&tree.format, attributes)
+    cdef Range op
+    cdef Found found
+    cdef int result
+    if me is NULL:
+        return NO_MEMORY
+    if length == span(&tree.format.level[1]):
+        result = page_map(tree, me, va, leaf_make(&tree.format, 1, pa, bits), &found, REWALKS_MAX)
+        if result != NO_TABLE:
+            return result
+    memset(&op, 0, sizeof(Range))
+    op.tree = tree
+    op.me = me
+    op.kind = MAP
+    op.first = va
+    op.last = va + (length - 1)
+    op.pa_less_va = pa - va
+    op.attributes = attributes
+    op.bits = bits
+    return range_apply(&op)
+
+
+cdef int ptl_unmap(Tree *tree, uint64_t va, uint64_t length) noexcept nogil:
+    cdef Record *me = record_of(tree.domain)
+    cdef Range op
+    cdef Found found
+    cdef int result
+    if me is NULL:
+        return NO_MEMORY
+    if length == span(&tree.format.level[1]):
+        result = page_unmap(tree, me, va, &found, REWALKS_MAX)
+        if result != NO_TABLE:
+            return result
+    memset(&op, 0, sizeof(Range))
+    op.tree = tree
+    op.me = me
+    op.kind = UNMAP
+    op.first = va
+    op.last = va + (length - 1)
+    return range_apply(&op)
+
+
+cdef int ptl_populate(Tree *tree, uint64_t va) noexcept nogil:
+    cdef Record *me = record_of(tree.domain)
+    cdef Found found
+    return NO_MEMORY if me is NULL else populate(tree, me, va, &found)
+
+
+cdef int ptl_retract(Tree *tree, uint64_t va) noexcept nogil:
+    cdef Record *me = record_of(tree.domain)
+    cdef Found found
+    return NO_MEMORY if me is NULL else retract(tree, me, va, 2, &found)
+
+
+cdef int ptl_collapse(Tree *tree, uint64_t va, uint64_t pa) noexcept nogil:
+    """pa: UNMAPPED (all ones) to stay in place."""
+    cdef Record *me = record_of(tree.domain)
+    cdef Found found
+    return NO_MEMORY if me is NULL else collapse(tree, me, va, 2, pa, &found)
+
+
+cdef int ptl_split(Tree *tree, uint64_t va) noexcept nogil:
+    cdef Record *me = record_of(tree.domain)
+    cdef Found found
+    return NO_MEMORY if me is NULL else split(tree, me, va, &found)

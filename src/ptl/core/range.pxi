@@ -1,0 +1,511 @@
+# SPDX-License-Identifier: MIT
+"""Change a range: map, unmap, protect; all or nothing.
+
+    reserve     count what is missing and take it, with nothing visible yet: the only step that can fail for memory
+    lock        the tables that the range touches, upper levels first, then by address (lock.pxi, L2)
+    freeze      every leaf of the range, and every empty place of a leaf table in it; refuse here if the range is taken
+    commit      store final values; build fresh tables privately and publish each with one store: cannot fail
+    unlock      and retire what was detached
+
+R1  Locked are the tables in which the range covers anything but tables that stay: leaves, and holes too, or somebody
+    could fill one half-way through. Tables above are found again by walking, and stay attached because those below are
+    locked (T2). So two ranges that straddle one line of an upper table do not meet.
+R2  Between lock and commit nothing is waited for. A slot that changed before its table was locked makes the whole
+    operation start over, with nothing held.
+R3  The frozen entries keep lock-free writers out, the locks everyone else: a range is serialisable against ranges,
+    transitions and single changes. Readers see each entry change by itself.
+R4  A private table is filled with plain stores and is complete, the range's changes included, before a slot names it.
+
+The tables locked are chained through their descriptors, so none of this allocates. Blocking on the tables it touches.
+"""
+
+cdef enum RangeKind:
+    MAP = 0
+    UNMAP = 1
+    PROTECT = 2
+
+cdef struct Range:
+    Tree *tree
+    Record *me
+    int kind
+    uint64_t first              # inclusive both: the last byte may be the last of all
+    uint64_t last
+    uint64_t pa_less_va         # modulo 2**64
+    uint32_t attributes
+    uint64_t bits               # the same, as a leaf holds them
+    uint32_t leaf_level         # of the leaves to make, or 0 for the largest that fit
+    bint replace
+    Table *fresh[LEVELS + 1]    # private tables by level, through link
+    uint64_t wanted[LEVELS + 1] # how many of them it takes
+    uint64_t taken[LEVELS + 1]
+    uint64_t wanted_leaves[LEVELS + 1]  # huge leaves to make, which need parked tables
+    uint64_t parked_leaves[LEVELS + 1]
+    uint64_t dropped_leaves[LEVELS + 1] # huge leaves that are gone
+    Table *locked               # through chain
+    Table *leaving              # detached, through link
+    uint64_t changed            # bytes
+    uint64_t where              # the address, level and state that stopped it
+    uint32_t where_level
+    int where_state
+
+
+# -- the part of a slot that the range covers ------------------------------------------------------------------------
+
+cdef inline uint64_t slot_last(const LevelFormat *level, uint64_t va) noexcept nogil:
+    """The last address of the entry that covers va."""
+    return va | (span(level) - 1)
+
+
+cdef inline uint64_t table_last(const Format *format, uint32_t level, uint64_t va) noexcept nogil:
+    """The last address of the table of that level that covers va."""
+    cdef const LevelFormat *own = &format.level[level]
+    return va | (own.entries * span(own) - 1)
+
+
+cdef inline bint covers(const LevelFormat *level, uint64_t va, uint64_t last) noexcept nogil:
+    """Whether [va, last] is all of one entry."""
+    return va & (span(level) - 1) == 0 and last == slot_last(level, va)
+
+
+cdef inline bint is_leaf_here(Range *op, uint32_t level, uint64_t va, uint64_t last) noexcept nogil:
+    """Whether a map puts a leaf of that level over [va, last], which lies in one entry."""
+    cdef const LevelFormat *format = &op.tree.format.level[level]
+    if op.kind != MAP or not format.has_leaf or not covers(format, va, last):
+        return False
+    if op.leaf_level:
+        return level == op.leaf_level
+    return (va + op.pa_less_va) & (span(format) - 1) == 0
+
+
+cdef bint detaches(Range *op, uint32_t level, uint64_t va, uint64_t last) noexcept nogil:
+    """Whether a table in the slot that covers [va, last] has to go: a leaf takes its place, or that of one above it."""
+    cdef const LevelFormat *format
+    cdef uint64_t first
+    cdef uint32_t upper
+    if op.kind != MAP:
+        return op.kind == UNMAP and covers(&op.tree.format.level[level], va, last)
+    for upper in range(level, op.tree.format.levels + 1):
+        format = &op.tree.format.level[upper]
+        first = va & ~(span(format) - 1)
+        if first < op.first or slot_last(format, va) > op.last:
+            return False
+        if is_leaf_here(op, upper, first, slot_last(format, va)):
+            return True
+    return False
+
+
+# -- reserve ----------------------------------------------------------------------------------------------------------
+
+cdef void range_count(Range *op, uint32_t level, uint64_t table, int inherited, uint64_t va, uint64_t last) noexcept nogil:
+    """Count what a map of [va, last] needs below a table that exists (inherited is TABLE), or would (EMPTY, HUGE)."""
+    cdef Tree *tree = op.tree
+    cdef const LevelFormat *format = &tree.format.level[level]
+    cdef uint64_t raw = 0, part
+    cdef int state = inherited
+    if level == 1:
+        return
+    while True:
+        part = min(last, slot_last(format, va))
+        if inherited == TABLE:
+            raw = entry_load(slot_of(tree, table, level, va), tree.format.shape)
+            state = classify_in_block(tree, level, raw)
+        if is_leaf_here(op, level, va, part):
+            op.wanted_leaves[level] += 1
+        elif state == TABLE:
+            range_count(op, level - 1, child_offset(tree, level, raw), TABLE, va, part)
+        else:
+            if state != HUGE and state != INVALID:      # a huge leaf has its tables parked
+                op.wanted[level - 1] += 1
+            range_count(op, level - 1, 0, state, va, part)
+        if part == last:
+            return
+        va = part + 1
+
+
+cdef int range_reserve(Range *op) noexcept nogil:
+    """Take what a map needs as the tree looks now; with nothing taken, NO_FRAMES."""
+    cdef Tree *tree = op.tree
+    cdef uint32_t level
+    cdef int attempt
+    range_release(op)
+    section_enter(op.me)
+    range_want(op)
+    section_leave(op.me)
+    for level in range(1, tree.format.levels + 1):
+        if op.wanted[level]:
+            op.fresh[level] = take_tables(tree, level, op.wanted[level])
+            if op.fresh[level] is NULL:
+                range_release(op)
+                return NO_FRAMES
+            op.taken[level] = op.wanted[level]
+        if op.wanted_leaves[level] and level > 1:
+            attempt = 0
+            while not park_leaf(tree, level, op.wanted_leaves[level]):
+                if attempt == 50 or not reclaim_for(tree.domain, attempt):
+                    range_release(op)
+                    return NO_FRAMES
+                attempt += 1
+            op.parked_leaves[level] = op.wanted_leaves[level]
+    return DONE
+
+
+cdef void range_want(Range *op) noexcept nogil:
+    cdef uint32_t level
+    for level in range(1, op.tree.format.levels + 1):
+        op.wanted[level] = 0
+        op.wanted_leaves[level] = 0
+    if op.kind == MAP:
+        range_count(op, op.tree.format.levels, op.tree.root, TABLE, op.first, op.last)
+
+
+cdef void range_release(Range *op) noexcept nogil:
+    """Give back what was reserved and not used."""
+    cdef Table *table
+    cdef uint32_t level
+    for level in range(1, op.tree.format.levels + 1):
+        while op.fresh[level] is not NULL:
+            table = op.fresh[level]
+            op.fresh[level] = table.link
+            table_return(table)
+        op.taken[level] = 0
+        if level > 1 and op.parked_leaves[level]:
+            unpark_leaf(op.tree, level, op.parked_leaves[level])
+        op.parked_leaves[level] = 0
+
+
+# -- lock -------------------------------------------------------------------------------------------------------------
+
+cdef bint range_touches(Range *op, uint64_t table, uint32_t level, uint64_t va, uint64_t last) noexcept nogil:
+    """Whether the table itself has something to change, or a hole to keep, in [va, last] (R1)."""
+    cdef Tree *tree = op.tree
+    cdef const LevelFormat *format = &tree.format.level[level]
+    cdef uint64_t part
+    cdef int state
+    if level == 1:
+        return True
+    while True:
+        part = min(last, slot_last(format, va))
+        state = classify_in_block(tree, level, entry_load(slot_of(tree, table, level, va), tree.format.shape))
+        if state != TABLE or detaches(op, level, va, part):
+            return True
+        if part == last:
+            return False
+        va = part + 1
+
+
+cdef int range_lock(Range *op) noexcept nogil:
+    """Lock every table that the range touches, upper levels first, then by address."""
+    cdef Tree *tree = op.tree
+    cdef Found found
+    cdef Table *table
+    cdef uint64_t va, part
+    cdef uint32_t level
+    cdef bint touches
+    cdef int result
+    for level in range(tree.format.levels, 0, -1):
+        va = op.first
+        while True:
+            section_enter(op.me)
+            walk(tree, va, level, &found)
+            if found.level == level:
+                part = min(op.last, table_last(&tree.format, level, va))
+                touches = range_touches(op, found.table, level, va, part)
+            else:
+                part = min(op.last, slot_last(&tree.format.level[found.level], va))
+                touches = False
+            section_leave(op.me)
+            if touches:
+                result = table_lock(tree, op.me, va, level, &found)
+                if result == NO_TABLE:
+                    return RESTART
+                if result != DONE:
+                    return result
+                table = table_of(tree.block, found.table)
+                table.chain = op.locked
+                op.locked = table
+            if part == op.last:
+                break
+            va = part + 1
+    return DONE
+
+
+cdef void range_unlock(Range *op) noexcept nogil:
+    cdef Table *table
+    while op.locked is not NULL:
+        table = op.locked
+        op.locked = table.chain
+        lock_release(&table.lock)
+
+
+# -- freeze -----------------------------------------------------------------------------------------------------------
+
+cdef int range_freeze(Range *op, uint64_t table, uint32_t level, uint64_t va, uint64_t last) noexcept nogil:
+    """Freeze what will change in [va, last], or say why it must not; may leave a part frozen then.
+
+    RESTART when something would change in a table that is not locked: it became so after we looked.
+    """
+    cdef Tree *tree = op.tree
+    cdef const LevelFormat *format = &tree.format.level[level]
+    cdef bint locked = lock_owner(&table_of(tree.block, table).lock) == op.me.number
+    cdef uint64_t raw, part
+    cdef char *slot
+    cdef int state, result
+    while True:
+        part = min(last, slot_last(format, va))
+        slot = slot_of(tree, table, level, va)
+        raw = entry_load(slot, tree.format.shape)
+        state = classify_in_block(tree, level, raw)
+        if state == TABLE:
+            if not locked and detaches(op, level, va, part):
+                return RESTART
+            result = range_freeze(op, child_offset(tree, level, raw), level - 1, va, part)
+            if result != DONE:
+                return result
+        elif not locked:
+            return RESTART
+        else:
+            if state == HUGE or level == 1:
+                raw = entry_freeze(tree, slot)
+                state = classify(&tree.format, level, raw)
+            if state == BAD and (op.kind == PROTECT or not covers(format, va, part)):
+                result = IS_BAD
+            elif state != EMPTY and op.kind == MAP and not op.replace:
+                result = IS_MAPPED
+            else:
+                result = DONE
+            if result != DONE:
+                op.where = va
+                op.where_level = level
+                op.where_state = state
+                return result
+        if part == last:
+            return DONE
+        va = part + 1
+
+
+cdef void range_thaw(Range *op, uint64_t table, uint32_t level, uint64_t va, uint64_t last) noexcept nogil:
+    """Undo a range_freeze: in the tables that we hold, whatever is frozen was frozen by us."""
+    cdef Tree *tree = op.tree
+    cdef const LevelFormat *format = &tree.format.level[level]
+    cdef bint locked = lock_owner(&table_of(tree.block, table).lock) == op.me.number
+    cdef uint64_t raw, part
+    cdef char *slot
+    cdef int state
+    while True:
+        part = min(last, slot_last(format, va))
+        slot = slot_of(tree, table, level, va)
+        raw = entry_load(slot, tree.format.shape)
+        state = classify_in_block(tree, level, raw)
+        if state == TABLE:
+            range_thaw(op, child_offset(tree, level, raw), level - 1, va, part)
+        elif locked and is_frozen(&tree.format, raw) and state != BUSY:
+            entry_thaw(tree, slot)
+        if part == last:
+            return
+        va = part + 1
+
+
+# -- commit -----------------------------------------------------------------------------------------------------------
+
+cdef void range_commit(
+    Range *op, uint64_t table, uint32_t level, uint64_t va, uint64_t last, bint private
+) noexcept nogil:
+    """Store the final value of everything in [va, last]; a private table is one that no slot names yet (R4)."""
+    cdef Tree *tree = op.tree
+    cdef const LevelFormat *format = &tree.format.level[level]
+    cdef uint64_t raw, part
+    cdef char *slot
+    cdef int state
+    while True:
+        part = min(last, slot_last(format, va))
+        slot = slot_of(tree, table, level, va)
+        raw = entry_load(slot, tree.format.shape)
+        state = classify_in_block(tree, level, raw)
+        if op.kind == MAP and is_leaf_here(op, level, va, part):
+            commit_leaf(op, slot, level, raw, state, va, private)
+        elif state == TABLE and detaches(op, level, va, part):
+            entry_replace(tree, slot, format.empty, private)
+            detach(op, child_offset(tree, level, raw), level - 1)
+        elif state == TABLE:
+            range_commit(op, child_offset(tree, level, raw), level - 1, va, part, private)
+        elif state == EMPTY:
+            if op.kind == MAP:
+                commit_fresh(op, slot, level, va, part, private)
+            elif level == 1 and not private:
+                entry_thaw(tree, slot)
+        elif state == HUGE and (op.kind == MAP or not covers(format, va, part)):
+            commit_split(op, slot, level, va, part, private)
+        elif op.kind == MAP:                                # software's own, in the way of smaller leaves
+            commit_fresh(op, slot, level, va, part, private)
+        elif covers(format, va, part):
+            commit_covered(op, slot, level, raw, state, private)
+        if part == last:
+            return
+        va = part + 1
+
+
+cdef inline void commit_leaf(
+    Range *op, char *slot, uint32_t level, uint64_t raw, int state, uint64_t va, bint private
+) noexcept nogil:
+    """Put a leaf over all of a slot, whatever is there."""
+    cdef Tree *tree = op.tree
+    cdef uint64_t leaf = leaf_make(&tree.format, level, va + op.pa_less_va, op.bits)
+    if level == 1:
+        entry_replace(tree, slot, leaf, private)
+        return
+    if not private and state != EMPTY:
+        entry_exchange(slot, tree.format.level[level].busy, tree.format.shape)      # T4: no TLB sees both
+    if state == TABLE:
+        detach(op, child_offset(tree, level, raw), level - 1)
+    elif state == HUGE:
+        op.dropped_leaves[level] += 1
+    op.parked_leaves[level] -= 1                                                    # the leaf owns them now
+    entry_replace(tree, slot, leaf, private)
+
+
+cdef void commit_fresh(
+    Range *op, char *slot, uint32_t level, uint64_t va, uint64_t last, bint private
+) noexcept nogil:
+    """Put a fresh table in a slot with nothing in it that counts."""
+    cdef Tree *tree = op.tree
+    cdef Table *table = op.fresh[level - 1]
+    op.fresh[level - 1] = table.link
+    table.link = NULL
+    table.level = level - 1
+    if level == 2 and covers(&tree.format.level[2], va, last):
+        table_fill_leaves(tree, table, 1, va + op.pa_less_va, op.bits)
+    else:
+        table_fill_empty(tree, table, level - 1)
+        range_commit(op, table_offset(table), level - 1, va, last, True)
+    commit_publish(op, slot, level, table, private)
+
+
+cdef void commit_split(
+    Range *op, char *slot, uint32_t level, uint64_t va, uint64_t last, bint private
+) noexcept nogil:
+    """Split a huge leaf that the range cuts, and change the part inside before anyone sees the smaller leaves."""
+    cdef Tree *tree = op.tree
+    cdef Table *table = table_take_parked(tree.block, tree.order[level - 1])
+    cdef uint64_t raw = entry_load(slot, tree.format.shape) if private else slot_invalidate(tree, slot, level)
+    split_into(tree, table, level, raw)
+    range_commit(op, table_offset(table), level - 1, va, last, True)
+    commit_publish(op, slot, level, table, private)
+
+
+cdef inline void commit_publish(Range *op, char *slot, uint32_t level, Table *table, bint private) noexcept nogil:
+    cdef Tree *tree = op.tree
+    if private:
+        table_count(tree, table, 1)
+        entry_store_private(
+            slot, table_make(&tree.format, level, tree.base + table_offset(table)), tree.format.shape
+        )
+    else:
+        table_publish(tree, slot, level, table)
+
+
+cdef void commit_covered(
+    Range *op, char *slot, uint32_t level, uint64_t raw, int state, bint private
+) noexcept nogil:
+    """Unmap or protect an entry that the range covers."""
+    cdef Tree *tree = op.tree
+    cdef const LevelFormat *format = &tree.format.level[level]
+    cdef uint64_t new
+    if op.kind == PROTECT:
+        if state != HUGE:
+            if not private and is_frozen(&tree.format, raw):
+                entry_thaw(tree, slot)
+            return
+        while True:         # hardware may set accessed and dirty meanwhile (N2)
+            new = attributes_replaced(&tree.format, raw, op.attributes) & ~tree.format.frozen_present
+            if private:
+                entry_store_private(slot, new, tree.format.shape)
+                break
+            if entry_compare_exchange(slot, &raw, new, tree.format.shape):
+                break
+        if new != raw & ~tree.format.frozen_present:
+            op.changed += span(format)
+    else:
+        entry_replace(tree, slot, format.empty, private)
+        op.changed += span(format)
+        if state == HUGE and level > 1:
+            op.dropped_leaves[level] += 1
+
+
+cdef void detach(Range *op, uint64_t offset, uint32_t level) noexcept nogil:
+    """Collect a table that its slot no longer names, and all below it; what it holds stays as it is, frozen."""
+    cdef Tree *tree = op.tree
+    cdef const LevelFormat *format = &tree.format.level[level]
+    cdef Table *table = table_of(tree.block, offset)
+    cdef uint64_t raw, i
+    cdef int state
+    for i in range(format.entries):
+        raw = entry_load(tree.memory + offset + (i << format.entry_shift), tree.format.shape)
+        state = classify_in_block(tree, level, raw)
+        if state == TABLE:
+            detach(op, child_offset(tree, level, raw), level - 1)
+        elif state != EMPTY:
+            op.changed += span(format)
+            if state == HUGE and level > 1:
+                op.dropped_leaves[level] += 1
+    table.link = op.leaving
+    op.leaving = table
+
+
+# -- the whole --------------------------------------------------------------------------------------------------------
+
+cdef int range_apply(Range *op) noexcept nogil:
+    """Run a range operation; the caller has checked its arguments and filled in kind to replace."""
+    cdef Tree *tree = op.tree
+    cdef Table *table
+    cdef uint32_t level, turns = 0
+    cdef int result
+    while True:
+        result = range_reserve(op)
+        if result != DONE:
+            return result
+        result = range_lock(op)
+        if result == DONE:
+            critical_enter(op.me)
+            section_enter(op.me)
+            result = range_settle(op)
+            section_leave(op.me)
+            range_unlock(op)
+            while op.leaving is not NULL:
+                table = op.leaving
+                op.leaving = table.link
+                table_retire(tree, table)
+            critical_leave(op.me)
+        else:
+            range_unlock(op)
+        range_release(op)
+        for level in range(2, tree.format.levels + 1):
+            unpark_leaf(tree, level, op.dropped_leaves[level])
+            op.dropped_leaves[level] = 0
+        collect_a_few(tree.domain)
+        if result != RESTART:
+            return result
+        fetch_add_relaxed_64(&tree.restarts, 1)
+        if not again(tree, tree.root, &turns):
+            return LIVELOCK
+
+
+cdef int range_settle(Range *op) noexcept nogil:
+    """Everything locked: freeze and commit, or thaw and say why not."""
+    cdef Tree *tree = op.tree
+    cdef int result = range_freeze(op, tree.root, tree.format.levels, op.first, op.last)
+    if result == DONE and not range_has_enough(op):
+        result = RESTART                    # something went away after it was counted
+    if result == DONE:
+        range_commit(op, tree.root, tree.format.levels, op.first, op.last, False)
+    else:
+        range_thaw(op, tree.root, tree.format.levels, op.first, op.last)
+    return result
+
+
+cdef bint range_has_enough(Range *op) noexcept nogil:
+    cdef uint32_t level
+    range_want(op)
+    for level in range(1, op.tree.format.levels + 1):
+        if op.wanted[level] > op.taken[level] or level > 1 and op.wanted_leaves[level] > op.parked_leaves[level]:
+            return False
+    return True

@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * What Cython cannot say about the operating system: thread-local storage of the cheap kind, parking, membarrier,
+ * clock. Linux has all of it; elsewhere on POSIX (or with PTL_PORTABLE, which tests that side on Linux) parking is a
+ * condition variable and membarrier does not exist.
+ */
+#ifndef PTL_SYSTEM_H
+#define PTL_SYSTEM_H
+
+#include <errno.h>
+#include <limits.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#if defined(__linux__)
+#include <sys/syscall.h>
+#if !defined(PTL_PORTABLE)
+#define PTL_LINUX 1
+#include <linux/futex.h>
+#include <linux/membarrier.h>
+#endif
+#endif
+
+#ifndef MAP_NORESERVE
+#define MAP_NORESERVE 0
+#endif
+#ifndef MAP_ANONYMOUS
+#define MAP_ANONYMOUS MAP_ANON
+#endif
+
+/* How many epoch domains can exist at one time: each costs a pointer of thread-local storage. */
+#define PTL_DOMAINS 16
+
+/* One thread's record in each domain. Initial-exec, because the general kind calls a function on each access, which
+ * costs more than a whole read section; 128 bytes fit what loaders keep for modules opened late. */
+#if defined(__linux__)
+static __thread void *ptl_records[PTL_DOMAINS] __attribute__((tls_model("initial-exec")));
+#else
+static __thread void *ptl_records[PTL_DOMAINS];
+#endif
+
+static inline void *ptl_thread_record(uint32_t domain)
+{
+    return ptl_records[domain];
+}
+
+static inline void ptl_set_thread_record(uint32_t domain, void *record)
+{
+    ptl_records[domain] = record;
+}
+
+/* A wish: the system may not have it. */
+static inline void ptl_advise_huge(char *memory, size_t bytes)
+{
+#ifdef MADV_HUGEPAGE
+    (void)madvise(memory, bytes, MADV_HUGEPAGE);
+#else
+    (void)memory;
+    (void)bytes;
+#endif
+}
+
+static inline uint64_t ptl_now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+static inline void ptl_sleep_ns(long nanoseconds)
+{
+    struct timespec duration = {0, nanoseconds};
+    nanosleep(&duration, NULL);
+}
+
+static inline uint64_t ptl_thread_id(void)
+{
+#if defined(__linux__)
+    return (uint64_t)syscall(SYS_gettid);
+#else
+    return (uint64_t)(uintptr_t)pthread_self();
+#endif
+}
+
+/* Sleep while *word is `value`, until woken; may return early. The word is only ever compared, so a thread may sleep
+ * on memory that has since become another table's lock: it wakes and looks again. */
+#ifdef PTL_LINUX
+
+static inline void ptl_park(uint32_t *word, uint32_t value)
+{
+    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, NULL, NULL, 0);
+}
+
+static inline void ptl_unpark_one(uint32_t *word)
+{
+    syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+}
+
+static inline void ptl_unpark_all(uint32_t *word)
+{
+    syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+}
+
+static inline int ptl_membarrier_register(void)
+{
+    return syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0) == 0;
+}
+
+static inline void ptl_membarrier(void)
+{
+    syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0);
+}
+
+#else
+
+#define PTL_PARKING_LOTS 64
+
+static struct {
+    pthread_mutex_t mutex;
+    pthread_cond_t changed;
+} ptl_parking[PTL_PARKING_LOTS];
+
+__attribute__((constructor)) static void ptl_parking_init(void)
+{
+    for (int lot = 0; lot < PTL_PARKING_LOTS; lot++) {
+        pthread_mutex_init(&ptl_parking[lot].mutex, NULL);
+        pthread_cond_init(&ptl_parking[lot].changed, NULL);
+    }
+}
+
+static inline int ptl_parking_lot(const uint32_t *word)
+{
+    return (int)((uintptr_t)word >> 6) % PTL_PARKING_LOTS;
+}
+
+static inline void ptl_park(uint32_t *word, uint32_t value)
+{
+    int lot = ptl_parking_lot(word);
+    pthread_mutex_lock(&ptl_parking[lot].mutex);
+    /* Compared under the mutex that the waker takes after changing the word, so no wake-up is lost. */
+    if (__atomic_load_n(word, __ATOMIC_ACQUIRE) == value)
+        pthread_cond_wait(&ptl_parking[lot].changed, &ptl_parking[lot].mutex);
+    pthread_mutex_unlock(&ptl_parking[lot].mutex);
+}
+
+static inline void ptl_unpark_all(uint32_t *word)
+{
+    int lot = ptl_parking_lot(word);
+    pthread_mutex_lock(&ptl_parking[lot].mutex);
+    pthread_cond_broadcast(&ptl_parking[lot].changed);
+    pthread_mutex_unlock(&ptl_parking[lot].mutex);
+}
+
+static inline void ptl_unpark_one(uint32_t *word)
+{
+    ptl_unpark_all(word); /* a lot is shared by many words: waking one might wake the wrong one */
+}
+
+static inline int ptl_membarrier_register(void)
+{
+    return 0;
+}
+
+static inline void ptl_membarrier(void)
+{
+}
+
+#endif
+
+#endif

@@ -1,0 +1,924 @@
+# SPDX-License-Identifier: MIT
+"""The class PageTable: numbers and errors at the border, then the parts above."""
+
+cdef enum:
+    PATIENCE = 4                # turns that a scalar call takes before it gives up the GIL to wait
+
+
+# -- records ----------------------------------------------------------------------------------------------------------
+
+@cython.dataclasses.dataclass(frozen=True, repr=False)
+cdef class Leaf:
+    """An entry that maps memory: `size` bytes from `va` to `pa`; `raw` is the entry as the hardware reads it."""
+    va: object
+    pa: object
+    size: object
+    flags: str
+    level: int
+    raw: object
+
+    def __repr__(self):
+        return (
+            f"Leaf(va={self.va:#x}, pa={self.pa:#x}, size={self.size:#x}, flags={self.flags!r}, "
+            f"level={self.level}, raw={self.raw:#x})"
+        )
+
+
+@cython.dataclasses.dataclass(frozen=True, repr=False)
+cdef class Step:
+    """One level of a walk: entry `index` of the table at `table_pa`, its bits, and what they mean."""
+    level: int
+    table_pa: object
+    index: int
+    raw: object
+    state: object
+
+    def __repr__(self):
+        return (
+            f"Step(level={self.level}, table_pa={self.table_pa:#x}, index={self.index}, raw={self.raw:#x}, "
+            f"state={self.state.name})"
+        )
+
+
+@cython.dataclasses.dataclass(frozen=True, repr=False)
+cdef class Walk:
+    """The whole path of an address: one `Step` a level; the `leaf`, or the `fault` in words."""
+    va: object
+    steps: tuple
+    leaf: object
+    fault: object
+
+    def __repr__(self):
+        return f"Walk(va={self.va:#x}, steps={self.steps!r}, leaf={self.leaf!r}, fault={self.fault!r})"
+
+
+cdef tuple FLAG_TEXT = tuple(
+    "".join(letter for i, letter in enumerate(FLAGS) if bits >> i & 1) for bits in range(1 << ATTRIBUTES)
+)
+
+
+cdef object leaf_record(Tree *tree, uint32_t level, uint64_t va, uint64_t raw):
+    """The Leaf that an entry of that level is for the entry's first address, or None."""
+    cdef const LevelFormat *format = &tree.format.level[level]
+    if not is_leaf(format, raw) and not is_invalid(format, raw):
+        return None
+    return Leaf(
+        va & ~(span(format) - 1),
+        leaf_address(format, raw),
+        span(format),
+        FLAG_TEXT[attributes_of(&tree.format, raw)],
+        level,
+        raw,
+    )
+
+
+# -- the tree ---------------------------------------------------------------------------------------------------------
+
+cdef uint64_t full_tree_bytes(Format *format, uint64_t most) noexcept nogil:
+    """The bytes of all tables that a full tree has, or `most` if that is less."""
+    cdef uint64_t tables = 1, bytes = 0
+    cdef uint32_t level
+    for level in range(format.levels, 0, -1):
+        if tables > most // format.level[level].table_bytes:
+            return most
+        bytes += tables * format.level[level].table_bytes
+        if bytes >= most:
+            return most
+        tables *= format.level[level].entries
+    return bytes
+
+
+cdef void tree_free(Tree *tree, uint64_t offset, uint32_t level) noexcept nogil:
+    """Give back a table and all below it; nobody else can reach them any more."""
+    cdef const LevelFormat *format = &tree.format.level[level]
+    cdef uint64_t raw, i
+    cdef int state
+    if level > 1:
+        for i in range(format.entries):
+            raw = entry_load(tree.memory + offset + (i << format.entry_shift), tree.format.shape)
+            state = classify_in_block(tree, level, raw)
+            if state == TABLE:
+                tree_free(tree, child_offset(tree, level, raw), level - 1)
+            elif state == HUGE:
+                unpark_leaf(tree, level, 1)
+    table_return(table_of(tree.block, offset))
+
+
+@cython.no_gc_clear             # __dealloc__ still needs the frames
+cdef class PageTable:
+    """A page table of one architecture, bit for bit, that any number of threads may walk and change at once.
+
+    arch: the name of an architecture, or an `Arch`.
+    frames: the `Frames` that hold the tables. By default its own: enough for a full tree, at most 16 GiB of addresses,
+        committed as they are used.
+
+    Readers hold no lock. Tables that have left the tree are reused when no reader can be inside any more.
+
+    Raises ValueError for an unknown architecture or `frames` that its physical addresses do not reach, OutOfFrames when
+    there is no room for the root.
+
+    >>> import ptl
+    >>> pt = ptl.PageTable("x86_64")
+    >>> pt.map(0x7f00_0000_0000, 0x4000_0000, 2 << 20)
+    >>> hex(pt.translate(0x7f00_0001_2345))
+    '0x40012345'
+    >>> pt.lookup(0x7f00_0001_2345).size == 2 << 20
+    True
+    """
+
+    def __cinit__(self, arch="x86_64", *, frames=None):
+        cdef Frames memory
+        cdef Tree *tree
+        cdef Table *root
+        cdef uint32_t level
+        cdef uint64_t bytes
+        if isinstance(arch, str):
+            from ptl import arch as architectures
+            arch = architectures.get(arch)
+        self.arch = arch
+        self.known_flags = {}
+        tree = self.tree = <Tree *> calloc(1, sizeof(Tree))
+        if tree is NULL:
+            raise MemoryError("no memory for a page table")
+        format_read(&tree.format, arch)
+        if frames is None:
+            self.own_frames = True
+            frames = default_frames(tree, arch)
+        elif not isinstance(frames, Frames):
+            raise TypeError(f"frames must be ptl.Frames, not {type(frames).__name__}")
+        memory = frames
+        bytes = memory.block.base + memory.block.bytes
+        if bytes - 1 >> min(arch.pa_bits, 63):
+            raise ValueError(f"{memory!r} is beyond the {arch.pa_bits} physical address bits of {arch.name}")
+        self.frames = frames
+        tree.block = memory.block
+        tree.domain = memory.domain.domain
+        tree.memory = memory.memory
+        tree.base = memory.block.base
+        for level in range(1, tree.format.levels + 1):
+            bytes = tree.format.level[level].table_bytes
+            if bytes > memory.block.bytes:
+                raise OutOfFrames(f"no room in {memory!r} for a table of {bytes} bytes")
+            tree.limit[level] = memory.block.bytes - bytes
+            while block_frame_bytes(memory.block) << tree.order[level] < bytes:
+                tree.order[level] += 1
+        if record_of(tree.domain) is NULL:
+            raise MemoryError("no memory for this thread's epoch record")
+        root = take_tables(tree, tree.format.levels, 1)
+        if root is NULL:
+            raise OutOfFrames(f"no room in {memory!r} for a root table")
+        tree.root = table_offset(root)
+        table_fill_empty(tree, root, tree.format.levels)
+        table_count(tree, root, 1)
+
+    def __dealloc__(self):
+        if self.tree is not NULL:
+            if self.tree.tables:
+                tree_free(self.tree, self.tree.root, self.tree.format.levels)
+            free(self.tree)
+
+    def __reduce__(self):
+        raise TypeError("a PageTable belongs to one process and cannot be pickled")
+
+    def __repr__(self):
+        return f"<ptl.PageTable {self.arch.name} root={self.root:#x} tables={self.tree.tables}>"
+
+    # -- properties
+
+    @property
+    def root(self):
+        """The physical address of the top table: what goes into CR3 or satp."""
+        return self.tree.base + self.tree.root
+
+    @property
+    def nbytes(self):
+        """The bytes of all its tables."""
+        return load_relaxed_64(&self.tree.table_bytes)
+
+    # -- reading
+
+    def translate(self, va, /, out=None):
+        """The physical address of a virtual one; or of each in a buffer, written to another.
+
+        va: an integer; or a C-contiguous buffer of 8-byte integers, of any shape.
+        out: for a buffer, where the answers go: a writable buffer of as many 8-byte integers; by default a new
+            `array.array("Q")`, which is returned.
+
+        One address: raises PageFault when it is not mapped and AddressError when it is not canonical; wait-free but for
+        walking again while a slot on the way is in transition; O(levels). Many: never raises for an address, but writes
+        `ptl.UNMAPPED`; releases the GIL; O(addresses).
+
+        >>> import ptl
+        >>> from array import array
+        >>> pt = ptl.PageTable("riscv_sv39")
+        >>> pt.map(0x1000, 0x8000_0000)
+        >>> [hex(pa) for pa in pt.translate(array("Q", [0x1234, 0x9999]))]
+        ['0x80000234', '0xffffffffffffffff']
+        """
+        cdef Found found
+        cdef uint64_t address, pa
+        cdef Record *me
+        if type(va) is not int and PyObject_CheckBuffer(va) and getattr(va, "shape", True) != ():
+            return translate_buffer(self, va, out)
+        if out is not None:
+            raise TypeError("out is for a buffer of addresses")
+        address = canonical(self, va)
+        me = own_record(self)
+        pa = translate(self.tree, me, address, &found, PATIENCE)
+        if found.state == BUSY:
+            with nogil:
+                pa = translate(self.tree, me, address, &found, REWALKS_MAX)
+        if pa != UNMAPPED_RAW:
+            return pa
+        if found.state == BUSY:
+            raise livelock(address, &found)
+        raise PageFault(address, found.level, State(found.state))
+
+    def lookup(self, va, /):
+        """The `Leaf` that maps an address, or None. Progress and errors as `translate` of one; O(levels)."""
+        cdef Found found
+        cdef uint64_t address = canonical(self, va)
+        find_entry(self, address, &found)
+        return leaf_record(self.tree, found.level, address, found.raw)
+
+    def walk(self, va, /):
+        """The whole path of an address: a `Walk`. Progress and errors as `translate` of one, but a fault is no error.
+
+        A slot in transition is shown as it is: BUSY.
+
+        >>> import ptl
+        >>> pt = ptl.PageTable("tiny")
+        >>> pt.map(0x5000, 0x1000)
+        >>> [(step.level, step.index, step.state.name) for step in pt.walk(0x5678).steps]
+        [(3, 0, 'TABLE'), (2, 1, 'TABLE'), (1, 1, 'HUGE')]
+        """
+        cdef Found found
+        cdef Tree *tree = self.tree
+        cdef const LevelFormat *format
+        cdef uint64_t address = canonical(self, va)
+        cdef Record *me = own_record(self)
+        cdef uint64_t table
+        cdef uint64_t raws[LEVELS + 1]
+        cdef uint64_t tables[LEVELS + 1]
+        cdef uint32_t level
+        section_enter(me)
+        table = tree.root
+        level = tree.format.levels
+        while True:
+            raws[level] = entry_load(slot_of(tree, table, level, address), tree.format.shape)
+            tables[level] = table
+            if classify_in_block(tree, level, raws[level]) != TABLE:
+                break
+            table = child_offset(tree, level, raws[level])
+            level -= 1
+        section_leave(me)
+        steps = []
+        for number in range(tree.format.levels, level - 1, -1):
+            format = &tree.format.level[number]
+            steps.append(Step(
+                number,
+                tree.base + tables[number],
+                address >> format.shift & format.index_mask,
+                raws[number],
+                State(classify_in_block(tree, number, raws[number])),
+            ))
+        leaf = leaf_record(tree, level, address, raws[level])
+        fault = None if leaf is not None else str(PageFault(address, level, State(classify_in_block(tree, level, raws[level]))))
+        return Walk(address, tuple(steps), leaf, fault)
+
+    # -- changing a range
+
+    def map(self, va, pa, length=None, flags="rw", *, page_size=None, replace=False):
+        """Map `length` bytes from `va` to as many from `pa`: all or nothing.
+
+        length: bytes, a multiple of the page size; by default one page.
+        flags: any of "rwxugad"; what the format cannot withhold is granted, as `lookup` shows.
+        page_size: the size of every leaf; by default the largest that fit.
+        replace: whether to take the place of what is there.
+
+        Raises AlreadyMapped (without replace), AddressError, FormatError, OutOfFrames, and RuntimeError when this thread
+        holds the lock of a table that it would have to wait for; the table is then as before. Lock-free for one page
+        whose table is there, otherwise blocking on the tables it touches. O(pages), or O(tables) for huge ones.
+        """
+        cdef Range op
+        cdef Found found
+        cdef Record *me = own_record(self)
+        cdef const LevelFormat *smallest = &self.tree.format.level[1]
+        cdef uint64_t first = canonical(self, va), target = as_address(pa, "pa"), size = span(smallest), bytes
+        cdef int result = NO_TABLE
+        memset(&op, 0, sizeof(Range))
+        if page_size is not None:
+            size = as_count(page_size, "page_size")
+            op.leaf_level = level_of_page(self, size)
+        bytes = size if length is None else as_address(length, "length")
+        check_range(self, first, bytes, size)
+        if target & (size - 1):
+            raise AddressError(f"pa {target:#x} is not a multiple of the page size {size:#x}")
+        if target + bytes < target or target + bytes - 1 >> min(self.arch.pa_bits, 63):
+            raise AddressError(
+                f"pa {target:#x} with {bytes:#x} bytes is beyond the {self.arch.pa_bits} bits of {self.arch.name}"
+            )
+        op.attributes = attributes_asked(self, flags)
+        op.bits = attribute_bits(&self.tree.format, op.attributes)
+        if bytes == span(smallest) and not replace:
+            op.bits = leaf_make(&self.tree.format, 1, target, op.bits)
+            result = page_map(self.tree, me, first, op.bits, &found, PATIENCE)
+            if result == LIVELOCK:
+                with nogil:
+                    result = page_map(self.tree, me, first, op.bits, &found, REWALKS_MAX)
+            op.where, op.where_level, op.where_state = first, found.level, found.state
+            op.bits = attribute_bits(&self.tree.format, op.attributes)
+        if result == NO_TABLE:
+            op.kind = MAP
+            op.replace = replace
+            op.pa_less_va = target - first
+            result = range_run(self, &op, me, first, bytes)
+        if result != DONE:
+            raise failure(self, result, &op)
+
+    def unmap(self, va, length, /):
+        """Unmap what is mapped in a range, and return how many bytes that was; holes are passed over.
+
+        A huge leaf that the range cuts is split first; a table that it covers is retired. Errors, progress and cost as
+        `map`, but it needs no memory.
+        """
+        cdef Range op
+        cdef Found found
+        cdef Record *me = own_record(self)
+        cdef uint64_t first = canonical(self, va), bytes = as_address(length, "length")
+        cdef uint64_t size = span(&self.tree.format.level[1])
+        cdef int result = NO_TABLE
+        check_range(self, first, bytes, size)
+        memset(&op, 0, sizeof(Range))
+        op.where = first
+        if bytes == size:
+            result = page_unmap(self.tree, me, first, &found, PATIENCE)
+            if result == LIVELOCK:
+                with nogil:
+                    result = page_unmap(self.tree, me, first, &found, REWALKS_MAX)
+            if result == DONE:
+                return 0 if found.state == EMPTY else size
+        if result == NO_TABLE:
+            op.kind = UNMAP
+            result = range_run(self, &op, me, first, bytes)
+        if result != DONE:
+            raise failure(self, result, &op)
+        return op.changed
+
+    def protect(self, va, length, flags, /):
+        """Give what is mapped in a range these attributes, and return how many bytes changed; holes are passed over.
+
+        Accessed and dirty, once set, stay. A huge leaf that the range cuts is split first. Errors, progress and cost as
+        `map` of a range, but it needs no memory.
+        """
+        cdef Range op
+        cdef Record *me = own_record(self)
+        cdef uint64_t first = canonical(self, va), bytes = as_address(length, "length")
+        cdef int result
+        check_range(self, first, bytes, span(&self.tree.format.level[1]))
+        memset(&op, 0, sizeof(Range))
+        op.kind = PROTECT
+        op.attributes = attributes_asked(self, flags)
+        result = range_run(self, &op, me, first, bytes)
+        if result != DONE:
+            raise failure(self, result, &op)
+        return op.changed
+
+    # -- changing one entry
+
+    def compare_exchange(self, va, expected, desired, /):
+        """Change the entry that decides about an address from one raw value to another; whether it was done.
+
+        The entry is the huge leaf that maps the address, or else its entry in the leaf table. Lock-free; while the entry
+        is frozen it walks again. Raises PageFault when there is neither, FormatError for bits that are no leaf, no
+        software entry and not empty, or that would turn a huge leaf into something else.
+        """
+        cdef uint64_t old = as_entry(self.tree, expected)
+        return change_leaf(self, canonical(self, va), &old, as_entry(self.tree, desired))
+
+    def exchange(self, va, entry, /):
+        """Store a raw entry for an address and return the one it replaced. As `compare_exchange`, until it is done."""
+        cdef uint64_t address = canonical(self, va), new = as_entry(self.tree, entry), old
+        cdef Found found
+        while True:
+            find_entry(self, address, &found)
+            old = found.raw & ~frozen_bit(&self.tree.format, found.raw)
+            if change_leaf(self, address, &old, new):
+                return old
+
+    def test_and_clear(self, va, flag, /):
+        """Withdraw one attribute of the leaf that maps an address, and return whether it was granted.
+
+        flag: one letter of "rwxugad". Lock-free. Raises PageFault when nothing is mapped there, FormatError for an
+        attribute that the format cannot withhold.
+        """
+        cdef uint64_t address = canonical(self, va), old
+        cdef Found found
+        cdef int letter = FLAGS.find(flag) if len(flag) == 1 else -1
+        if letter < 0 or not self.tree.format.mask[letter]:
+            raise FormatError(f"{self.arch.name} has no bit for flag {flag!r}")
+        while True:
+            find_entry(self, address, &found)
+            if found.state != HUGE and found.state != INVALID:
+                raise PageFault(address, found.level, State(found.state))
+            if not attributes_of(&self.tree.format, found.raw) >> letter & 1:
+                return False
+            old = found.raw & ~frozen_bit(&self.tree.format, found.raw)
+            if change_leaf(self, address, &old, attribute_cleared(&self.tree.format, old, letter)):
+                return True
+
+    # -- the fallible map and lock
+
+    def pte_map(self, va, /):
+        """A `PteMap` on the leaf table of an address, or None when there is no table. Wait-free; O(levels)."""
+        return map_table(self, canonical(self, va), PteMap, True)
+
+    def pte_map_ro(self, va, /):
+        """As `pte_map`, with the promise to change nothing."""
+        return map_table(self, canonical(self, va), PteMap, False)
+
+    def pte_map_rw(self, va, /):
+        """As `pte_map`, for a caller who may lock later: `snapshot` is the slot, `try_lock()` fails when it changed."""
+        return map_table(self, canonical(self, va), PteMapRw, True)
+
+    def pte_map_lock(self, va, /):
+        """A `PteLock` on the leaf table of an address, or None when there is no table, with nothing held then.
+
+        Blocking on that table's lock; when the slot changed meanwhile, it starts over. Raises RuntimeError when this
+        thread holds the lock already.
+        """
+        return map_table_locked(self, canonical(self, va))
+
+    def pte_alloc_map(self, va, /):
+        """As `pte_map` after `populate`: None only when a huge leaf or a software entry is there. Raises OutOfFrames."""
+        return alloc_and_map(self, canonical(self, va), False)
+
+    def pte_alloc_map_lock(self, va, /):
+        """As `pte_map_lock` after `populate`: None only when a huge leaf or a software entry is there. Raises OutOfFrames."""
+        return alloc_and_map(self, canonical(self, va), True)
+
+    def pmd(self, va, /):
+        """The `Slot` of an address on level 2, or None when the walk ends above. Wait-free; O(levels)."""
+        return self.slot(va, 2)
+
+    def slot(self, va, level, /):
+        """The `Slot` of an address on a level, or None when the walk ends above. Wait-free; O(levels)."""
+        cdef uint64_t address = canonical(self, va), number = level_number(self, level, 1)
+        cdef Slot slot = Slot.__new__(Slot)
+        cdef Found found
+        slot.table = pin_table(self.tree, own_record(self), address, number, &found)
+        if slot.table is NULL:
+            return None
+        slot.pt = self
+        slot.number = number
+        slot.first = address & ~(span(&self.tree.format.level[number]) - 1)
+        return slot
+
+    # -- transitions
+
+    def populate(self, va, /):
+        """EMPTY to TABLE, down to the leaf table of an address: an `Outcome`.
+
+        DONE; ALREADY when the table was there; IS_HUGE, IS_SOFT, IS_BAD. Raises OutOfFrames. Blocking on the table that
+        holds the slot.
+        """
+        cdef uint64_t address = canonical(self, va)
+        cdef Record *me = own_record(self)
+        cdef Found found
+        cdef int result
+        with nogil:
+            result = populate(self.tree, me, address, &found)
+        return outcome(self, result, address, &found)
+
+    def retract(self, va, /, *, level=2):
+        """TABLE to EMPTY, for the slot of an address on a level, if nothing is in the table: an `Outcome`.
+
+        DONE, NOT_EMPTY, NO_TABLE, IS_HUGE, IS_SOFT, IS_BAD. The table is retired; readers inside still see it empty.
+        Blocking on the two tables.
+        """
+        cdef uint64_t address = canonical(self, va)
+        cdef uint32_t number = level_number(self, level, 2)
+        cdef Record *me = own_record(self)
+        cdef Found found
+        cdef int result
+        with nogil:
+            result = retract(self.tree, me, address, number, &found)
+        return outcome(self, result, address, &found)
+
+    def collapse(self, va, pa=None, /, *, level=2):
+        """TABLE to HUGE, for the slot of an address on a level: an `Outcome`.
+
+        pa: None to make one leaf of entries that map one aligned run of frames; or where to move to, the address of a
+            run of frames as long as the leaf. The contents are copied where both sides are data of the table's Frames
+            (`Frames.alloc`), and nothing may be written through the table meanwhile; elsewhere copying is the caller's.
+
+        DONE, ALREADY when it is a huge leaf, NO_TABLE, NOT_FULL, NOT_HUGE (an entry is a table), NOT_CONTIGUOUS,
+        MIXED_FLAGS, IS_SOFT, IS_BAD. Accessed and dirty are set when any entry had them. Raises OutOfFrames when there
+        is no table to park for a later split, AddressError and FormatError. Blocking on the two tables; translations
+        stay valid throughout.
+        """
+        cdef uint64_t address = canonical(self, va), target = UNMAPPED_RAW
+        cdef uint32_t number = level_number(self, level, 2)
+        cdef uint64_t bytes = span(&self.tree.format.level[number])
+        cdef Record *me = own_record(self)
+        cdef Found found
+        cdef int result
+        if not self.tree.format.level[number].has_leaf:
+            raise FormatError(f"{self.arch.name} has no leaf at level {number}")
+        if pa is not None:
+            target = as_address(pa, "pa")
+            if target & (bytes - 1) or target + (bytes - 1) >> min(self.arch.pa_bits, 63):
+                raise AddressError(f"pa {target:#x} is no run of {bytes:#x} aligned bytes of {self.arch.name}")
+        with nogil:
+            result = collapse(self.tree, me, address, number, target, &found)
+        return outcome(self, result, address, &found)
+
+    def split(self, va, /):
+        """HUGE to TABLE, for the huge leaf that maps an address: an `Outcome`.
+
+        DONE: leaves of the next smaller size map the same. NOT_HUGE when none is there. Cannot fail for memory: the leaf
+        had a table parked. Blocking on the table that holds the leaf.
+        """
+        cdef uint64_t address = canonical(self, va)
+        cdef Record *me = own_record(self)
+        cdef Found found
+        cdef int result
+        with nogil:
+            result = split(self.tree, me, address, &found)
+        return outcome(self, result, address, &found)
+
+    def reclaim_empty(self, va, length, /):
+        """Retract every empty table under a range, lower levels first: an `Outcome`.
+
+        DONE when at least one went; NOT_EMPTY when there were tables, all with entries; NO_TABLE when there were none.
+        Blocking on two tables at a time. O(tables).
+        """
+        cdef uint64_t first = canonical(self, va), bytes = as_address(length, "length"), last, address = first
+        cdef uint32_t level
+        cdef Record *me = own_record(self)
+        cdef Found found
+        cdef int result, best = NO_TABLE
+        check_range(self, first, bytes, span(&self.tree.format.level[1]))
+        last = first + (bytes - 1)
+        with nogil:
+            for level in range(2, self.tree.format.levels + 1):
+                address = first
+                while True:
+                    result = retract(self.tree, me, address, level, &found)
+                    if result == DONE or best != DONE and result == NOT_EMPTY or result >= FAILED:
+                        best = result
+                    if result >= FAILED:
+                        break
+                    # Where the walk ended above, there is nothing in all of that entry.
+                    address = slot_last(&self.tree.format.level[max(level, found.level)], address)
+                    if address >= last:
+                        break
+                    address += 1
+                if best >= FAILED:
+                    break
+        return outcome(self, best, address, &found)
+
+    # -- seeing inside
+
+    def stats(self):
+        """Counters since the table was made, as a dict. Wait-free; each is read by itself.
+
+        tables and table_bytes: now; populates, collapses, splits, retracts, retired: done; map_failures: attempts
+        to map a leaf table that found none; rewalks: walks begun again; restarts: range operations begun again.
+        """
+        cdef Tree *tree = self.tree
+        return {
+            "tables": load_relaxed_64(&tree.tables),
+            "table_bytes": load_relaxed_64(&tree.table_bytes),
+            "populates": load_relaxed_64(&tree.populates),
+            "collapses": load_relaxed_64(&tree.collapses),
+            "splits": load_relaxed_64(&tree.splits),
+            "retracts": load_relaxed_64(&tree.retracts),
+            "retired": load_relaxed_64(&tree.retired),
+            "map_failures": load_relaxed_64(&tree.map_failures),
+            "rewalks": load_relaxed_64(&tree.rewalks),
+            "restarts": load_relaxed_64(&tree.restarts),
+        }
+
+    def check(self):
+        """Verify every numbered invariant that can be seen at rest, and return how many tables were visited.
+
+        For use when no other thread is changing the table. Raises InvariantError, which names the invariant: I1 a slot
+        holds one of the lasting states, and nothing is frozen; I6 no lock is held by another thread; I7 no table has
+        more unpins than pins; I8 no table in the tree is free or retired; I10 as many tables and bytes as counted; I11
+        every huge leaf has its tables parked; I12 each table is named by one slot. O(entries).
+        """
+        cdef uint64_t parked[TABLE_ORDERS]
+        cdef uint32_t order
+        seen = set()
+        memset(parked, 0, sizeof(parked))
+        check_table(self, self.tree.root, self.tree.format.levels, 0, seen, parked)
+        broken(<uint64_t> len(seen) == self.tree.tables, "I10", f"{len(seen)} tables in the tree, {self.tree.tables} counted")
+        for order in range(TABLE_ORDERS):
+            broken(
+                self.tree.block.parked[order] == parked[order] if self.own_frames
+                else self.tree.block.parked[order] >= parked[order],
+                "I11",
+                f"huge leaves need {parked[order]} tables of order {order}, {self.tree.block.parked[order]} are parked",
+            )
+            broken(
+                self.tree.block.free_count[order] >= self.tree.block.parked[order],
+                "I11",
+                f"{self.tree.block.parked[order]} tables parked, {self.tree.block.free_count[order]} free",
+            )
+        return len(seen)
+
+    def dump(self):
+        """The tree as text, one line a table or a run of leaves. O(entries)."""
+        lines = [f"{self.arch.name} root {self.root:#x}"]
+        dump_table(self, self.tree.root, self.tree.format.levels, 0, lines)
+        return "\n".join(lines)
+
+
+# -- what the methods share ---------------------------------------------------------------------------------------------
+
+cdef int find_entry(PageTable pt, uint64_t va, Found *found) except -1:
+    cdef Record *me = own_record(pt)
+    translate(pt.tree, me, va, found, PATIENCE)
+    if found.state == BUSY:
+        with nogil:
+            translate(pt.tree, me, va, found, REWALKS_MAX)
+        if found.state == BUSY:
+            raise livelock(va, found)
+    return 0
+
+
+cdef object translate_buffer(PageTable pt, object vas, object out):
+    cdef Py_buffer source, target
+    cdef uint64_t count, done
+    cdef Found found
+    cdef Record *me = own_record(pt)
+    get_addresses(vas, &source, 0)
+    try:
+        count = source.len // 8
+        result = array("Q", bytes(8 * count)) if out is None else out
+        get_addresses(result, &target, PyBUF_WRITABLE)
+        try:
+            if <uint64_t> target.len // 8 != count:
+                raise ValueError(f"out has room for {target.len // 8} addresses, not {count}")
+            with nogil:
+                done = translate_many(
+                    pt.tree, me, <uint64_t *> source.buf, <uint64_t *> target.buf, count, &found
+                )
+            if done < count:
+                raise livelock((<uint64_t *> source.buf)[done], &found)
+        finally:
+            PyBuffer_Release(&target)
+    finally:
+        PyBuffer_Release(&source)
+    return result
+
+
+cdef int range_run(PageTable pt, Range *op, Record *me, uint64_t first, uint64_t bytes) except -1:
+    cdef int result
+    op.tree = pt.tree
+    op.me = me
+    op.first = first
+    op.last = first + (bytes - 1)
+    op.where = first
+    with nogil:
+        result = range_apply(op)
+    return result
+
+
+cdef bint change_leaf(PageTable pt, uint64_t va, uint64_t *expected, uint64_t desired) except -1:
+    cdef Record *me = own_record(pt)
+    cdef Found found
+    cdef int result
+    find_entry(pt, va, &found)
+    if found.level > 1 and found.state != HUGE and found.state != INVALID:
+        raise PageFault(va, found.level, State(found.state))
+    check_settable(pt, found.level, desired)
+    result = leaf_change(pt.tree, me, va, expected, desired, &found, PATIENCE)
+    if result == LIVELOCK:
+        with nogil:
+            result = leaf_change(pt.tree, me, va, expected, desired, &found, REWALKS_MAX)
+    if result == LIVELOCK:
+        raise livelock(va, &found)
+    if result == NO_TABLE:
+        raise PageFault(va, found.level, State(found.state))
+    return result == DONE
+
+
+cdef object alloc_and_map(PageTable pt, uint64_t va, bint lock):
+    cdef uint32_t turns = 0
+    while True:
+        outcome = pt.populate(va)
+        handle = map_table_locked(pt, va) if lock else map_table(pt, va, PteMap, True)
+        if handle is not None or outcome in (Outcome.IS_HUGE, Outcome.IS_SOFT, Outcome.IS_BAD):
+            return handle
+        give_way(pt, va, &turns)      # the table came and went between the two
+
+
+cdef int check_table(PageTable pt, uint64_t offset, uint32_t level, uint64_t va, set seen, uint64_t *parked) except -1:
+    cdef Tree *tree = pt.tree
+    cdef const LevelFormat *format = &tree.format.level[level]
+    cdef Table *table = table_of(tree.block, offset)
+    cdef uint64_t raw, i, tables
+    cdef uint32_t below
+    cdef int state
+    where = f"the level-{level} table of va {va:#x} at pa {tree.base + offset:#x}"
+    broken(offset not in seen, "I12", f"{where} is named by two slots")
+    seen.add(offset)
+    broken(table.use == TABLE_LIVE, "I8", f"{where} is in use {table.use}, not live")
+    broken(table.level == level, "I8", f"{where} was made for level {table.level}")
+    broken(
+        table.lock == 0 or table.lock >> 1 == own_record(pt).number, "I6", f"{where} is locked by {table.lock >> 1}"
+    )
+    broken(table.pins < 1 << 31, "I7", f"{where} has {table.pins} pins")
+    for i in range(format.entries):
+        raw = entry_load(tree.memory + offset + (i << format.entry_shift), tree.format.shape)
+        if raw == format.empty:
+            continue
+        state = classify_in_block(tree, level, raw)
+        if is_frozen(&tree.format, raw) or state == INVALID or state == BAD or state == BUSY:
+            raise InvariantError(f"I1: entry {i} of {where} holds {raw:#x}: {State(state).name} or frozen, at rest")
+        if state == TABLE:
+            check_table(pt, child_offset(tree, level, raw), level - 1, va + (i << format.shift), seen, parked)
+        elif state == HUGE:
+            tables = 1
+            for below in range(level - 1, 0, -1):
+                parked[tree.order[below]] += tables
+                tables *= tree.format.level[below].entries
+    return 0
+
+
+cdef int dump_table(PageTable pt, uint64_t offset, uint32_t level, uint64_t va, list lines) except -1:
+    cdef Tree *tree = pt.tree
+    cdef const LevelFormat *format = &tree.format.level[level]
+    cdef uint64_t raw, i, first
+    cdef int state
+    indent = "  " * (tree.format.levels - level + 1)
+    run = None                          # first address, last address, pa of the first, flags
+    for i in range(format.entries + 1):
+        raw = format.empty
+        if i < format.entries:
+            raw = entry_load(tree.memory + offset + (i << format.entry_shift), tree.format.shape)
+        state = classify_in_block(tree, level, raw)
+        first = sign_extend(&tree.format, va + (i << format.shift))
+        if run is not None:
+            start, end, pa, flags = run
+            if state == HUGE and flags == FLAG_TEXT[attributes_of(&tree.format, raw)] and (
+                leaf_address(format, raw) == pa + (end - start)
+            ):
+                run = start, end + span(format), pa, flags
+                continue
+            lines.append(f"{indent}{start:#x}-{end:#x} -> {pa:#x} {flags} {(end - start) // span(format)} x {span(format):#x}")
+            run = None
+        if state == HUGE:
+            run = first, first + span(format), leaf_address(format, raw), FLAG_TEXT[attributes_of(&tree.format, raw)]
+        elif state == TABLE:
+            lines.append(f"{indent}{first:#x} level {level - 1} table at {tree.base + child_offset(tree, level, raw):#x}")
+            dump_table(pt, child_offset(tree, level, raw), level - 1, va + (i << format.shift), lines)
+        elif state != EMPTY:
+            lines.append(f"{indent}{first:#x} {State(state).name} {raw:#x}")
+    return 0
+
+
+# -- the border ---------------------------------------------------------------------------------------------------------
+
+cdef uint64_t canonical(PageTable pt, object va) except? 1:
+    cdef uint64_t address = as_address(va, "va")
+    if not is_canonical(&pt.tree.format, address):
+        raise AddressError(f"va {address:#x} is not canonical in the {pt.arch.va_bits} bits of {pt.arch.name}")
+    return address
+
+
+cdef int check_range(PageTable pt, uint64_t va, uint64_t length, uint64_t size) except -1:
+    """A range must be whole pages, not empty, and must not leave the half of the addresses that it begins in."""
+    if va & (size - 1) or length & (size - 1):
+        raise AddressError(f"va {va:#x} and length {length:#x} must be multiples of the page size {size:#x}")
+    if length == 0:
+        raise AddressError("length must not be 0")
+    if (
+        va + (length - 1) < va
+        or not is_canonical(&pt.tree.format, va + (length - 1))
+        or <int64_t> (va ^ va + (length - 1)) < 0
+    ):
+        raise AddressError(
+            f"va {va:#x} with length {length:#x} runs out of the canonical addresses of {pt.arch.name}"
+        )
+    return 0
+
+
+cdef uint32_t level_of_page(PageTable pt, uint64_t size) except 0:
+    cdef uint32_t level
+    for level in range(1, pt.tree.format.levels + 1):
+        if pt.tree.format.level[level].has_leaf and span(&pt.tree.format.level[level]) == size:
+            return level
+    raise AddressError(f"{pt.arch.name} has no pages of {size:#x} bytes; its sizes are {pt.arch.page_sizes}")
+
+
+cdef uint32_t level_number(PageTable pt, object level, uint32_t least) except 0:
+    number = as_count(level, "level")
+    if not least <= number <= pt.tree.format.levels:
+        raise ValueError(f"level must be {least} to {pt.tree.format.levels} here, not {number}")
+    return number
+
+
+cdef uint32_t attributes_asked(PageTable pt, object flags) except 0:
+    bits = pt.known_flags.get(flags)
+    if bits is None:
+        granted = pt.arch.attributes(flags)
+        bits = sum(1 << i for i, letter in enumerate(FLAGS) if letter in granted)
+        pt.known_flags[flags] = bits
+    return bits
+
+
+cdef object outcome(PageTable pt, int result, uint64_t va, Found *found):
+    cdef Range op
+    if result < FAILED:
+        return Outcome(result)
+    op.where, op.where_level, op.where_state = va, found.level, found.state
+    raise failure(pt, result, &op)
+
+
+cdef object failure(PageTable pt, int result, Range *op):
+    """The exception for a result that raises."""
+    where = f"va {op.where:#x}"
+    if result == IS_MAPPED:
+        return AlreadyMapped(
+            f"{where} holds a {State(op.where_state).name} entry at level {op.where_level}; use replace=True to replace it"
+        )
+    if result == NO_FRAMES:
+        return OutOfFrames(f"no table left in {pt.frames!r} for {where}; nothing was changed")
+    if result == IS_BAD:
+        return FormatError(f"{where} holds a BAD entry at level {op.where_level}; nothing was changed")
+    if result == DEADLOCK:
+        return RuntimeError(f"this thread holds the lock of a table of {where}, and would wait for itself")
+    return LivelockError(f"{where} stayed in transition through {REWALKS_MAX} walks")
+
+
+cdef object default_frames(Tree *tree, object arch):
+    """Frames for one tree: four times a full one (there are tables in limbo, and parked), at most 16 GiB."""
+    cdef uint64_t most = min(<uint64_t> 16 << 30, <uint64_t> 1 << min(arch.pa_bits, 63))
+    cdef uint64_t least = min(arch.table_bytes(level) for level in range(1, arch.levels + 1))
+    cdef uint64_t size = min(most, 4 * full_tree_bytes(&tree.format, most))
+    return Frames(align_up(size, 4096), frame_bytes=min(4096, max(16, least)))
+
+
+cdef inline uint64_t sign_extend(const Format *format, uint64_t va) noexcept nogil:
+    """The canonical address with these low bits."""
+    cdef uint32_t unused = 64 - format.va_bits
+    return <uint64_t> (<int64_t> (va << unused) >> unused) if format.sign_extended else va
+
+
+cdef int get_addresses(object source, Py_buffer *buffer, int flags) except -1:
+    """A C-contiguous buffer of 8-byte integers in native order."""
+    PyObject_GetBuffer(source, buffer, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | flags)
+    text = b"B" if buffer.format is NULL else <bytes> buffer.format
+    if buffer.itemsize != 8 or text.lstrip(b"@=" + (b"<" if sys.byteorder == "little" else b">")) not in ADDRESS_FORMATS:
+        PyBuffer_Release(buffer)
+        raise TypeError(
+            f"addresses must be a buffer of 8-byte integers such as array('Q') or numpy.uint64, not of format {text.decode()!r}"
+        )
+    return 0
+
+
+cdef frozenset ADDRESS_FORMATS = frozenset((b"Q", b"q", b"L", b"l", b"N", b"n", b"P"))
+
+
+cdef uint64_t as_entry(Tree *tree, object value) except? 1:
+    cdef uint64_t raw = as_count(value, "entry")
+    if tree.format.level[1].entry_shift == 2 and raw >> 32:
+        raise FormatError(f"entry {raw:#x} does not fit 4 bytes")
+    return raw
+
+
+cdef int check_settable(PageTable pt, uint32_t level, uint64_t raw) except -1:
+    """Only what leaves a slot in the same kind of state may be stored by hand."""
+    cdef int state = classify(&pt.tree.format, level, raw)
+    if is_frozen(&pt.tree.format, raw) or state != HUGE and (level > 1 or state != EMPTY and state != SOFT):
+        raise FormatError(
+            f"entry {raw:#x} would be {State(state).name} on level {level}; "
+            + ("a leaf is needed" if level > 1 else "a leaf, a software entry or an empty one is needed")
+        )
+    return 0
+
+
+cdef object livelock(uint64_t va, Found *found):
+    return LivelockError(
+        f"the level-{found.level} slot of va {va:#x} stayed {State(found.state).name} ({found.raw:#x}) "
+        f"through {REWALKS_MAX} walks"
+    )
+
+
+cdef int give_way(PageTable pt, uint64_t va, uint32_t *turns) except -1:
+    """Wait a little, without the GIL, before trying again."""
+    cdef bint patient
+    with nogil:
+        patient = again(pt.tree, pt.tree.root, turns)
+    if not patient:
+        raise LivelockError(f"the slot of va {va:#x} changed through {REWALKS_MAX} tries to map its table")
+    return 0
+
+
+cdef inline int broken(bint holds, str invariant, str how) except -1:
+    if not holds:
+        raise InvariantError(f"{invariant}: {how}")
+    return 0

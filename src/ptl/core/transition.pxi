@@ -1,0 +1,440 @@
+# SPDX-License-Identifier: MIT
+"""One slot, one atomic switch: populate, retract, collapse, split.
+
+                  populate                        freeze, decide, switch, flush, switch
+       EMPTY  ------------------>  TABLE  ------------------------------------------->  HUGE
+         ^                         |   ^                       BUSY in between            |
+         '------- retract ---------'   '----------- INVALID in between: split ------------'
+
+T1  A slot's state changes only under the lock of the table that holds the slot. A table is detached only under its own
+    lock too; the upper lock is taken first.
+T2  Whoever holds a table's lock, and found the table by a walk after taking it, keeps it and all tables above it
+    attached: to detach one of those is to lock every table below it.
+T3  A table's entries are frozen before it is decided whether to detach it, and stay frozen when it is.
+T4  A slot never goes from TABLE to HUGE or back in one step, so no TLB sees both sizes. BUSY is empty and frozen:
+    hardware faults, `translate` walks again. INVALID is a leaf that hardware does not see and software still reads.
+T5  Accessed and dirty are collected from the old entries after the switch to BUSY, when hardware has let go of them.
+T6  Collapse by copy takes the right to write from every entry before it copies, so that nothing is written to the old
+    frames after they were read. Translations stay valid throughout the copy.
+T7  A split takes the table that the huge leaf had parked (frames.pxi, F2): it cannot fail for memory.
+
+Blocking on the two tables it touches, and on nothing else. Linearization points: the exchange that publishes the new
+table (populate, split), the exchange to EMPTY (retract), the exchange to HUGE (collapse).
+
+Sources: Linux mm/khugepaged.c and mm/huge_memory.c; for freezing, arch/x86/kvm/mmu/tdp_mmu.c.
+"""
+
+cdef enum Result:
+    DONE = 0
+    ALREADY = 1
+    NO_TABLE = 2
+    NOT_HUGE = 3
+    IS_HUGE = 4
+    NOT_EMPTY = 5
+    NOT_FULL = 6
+    NOT_CONTIGUOUS = 7
+    MIXED_FLAGS = 8
+    IS_SOFT = 9
+    IS_BAD = 10
+    FAILED = 100            # from here on, results that raise
+    NO_FRAMES = 100
+    IS_MAPPED = 101
+    DEADLOCK = 102
+    NO_MEMORY = 103
+    LIVELOCK = 104
+    RESTART = 105           # for range operations, among themselves
+
+
+# -- tables -----------------------------------------------------------------------------------------------------------
+
+cdef Table *take_tables(Tree *tree, uint32_t level, uint64_t count) noexcept nogil:
+    """As tables_take; when there are none left but in limbo, waits up to 10 ms for readers to leave."""
+    cdef Table *tables = tables_take(tree.block, tree.order[level], count)
+    cdef int attempt = 0
+    while tables is NULL and attempt < 50 and reclaim_for(tree.domain, attempt):
+        tables = tables_take(tree.block, tree.order[level], count)
+        attempt += 1
+    return tables
+
+
+cdef bint reclaim_for(Domain *domain, int attempt) noexcept nogil:
+    """Free what can be freed; False when nothing is in limbo."""
+    if limbo_tables(domain) == 0:
+        return False
+    if reclaim(domain, <uint64_t> -1, True) == 0 and attempt:
+        sleep_ns(200_000)
+    return True
+
+
+cdef bint park_leaf(Tree *tree, uint32_t level, uint64_t count) noexcept nogil:
+    """Park what `count` leaves of that level need (frames.pxi, F2); False and nothing changed when there is too little."""
+    cdef uint64_t tables = count
+    cdef uint32_t below = level - 1
+    while below >= 1:
+        if not tables_park(tree.block, tree.order[below], tables):
+            tables = count
+            for level in range(level - 1, below, -1):
+                tables_unpark(tree.block, tree.order[level], tables)
+                tables *= tree.format.level[level].entries
+            return False
+        tables *= tree.format.level[below].entries
+        below -= 1
+    return True
+
+
+cdef void unpark_leaf(Tree *tree, uint32_t level, uint64_t count) noexcept nogil:
+    cdef uint32_t below = level - 1
+    while below >= 1 and count:
+        tables_unpark(tree.block, tree.order[below], count)
+        count *= tree.format.level[below].entries
+        below -= 1
+
+
+cdef void table_fill_empty(Tree *tree, Table *table, uint32_t level) noexcept nogil:
+    """Make a private table one of that level with nothing in it."""
+    cdef const LevelFormat *format = &tree.format.level[level]
+    cdef char *entry = tree.memory + table_offset(table)
+    cdef uint64_t i
+    table.level = level
+    if format.empty == 0:
+        memset(entry, 0, format.table_bytes)
+        return
+    for i in range(format.entries):
+        entry_store_private(entry + (i << format.entry_shift), format.empty, tree.format.shape)
+
+
+cdef void table_fill_leaves(Tree *tree, Table *table, uint32_t level, uint64_t pa, uint64_t bits) noexcept nogil:
+    """Make a private table one of that level, full of leaves that map a run of frames."""
+    cdef const LevelFormat *format = &tree.format.level[level]
+    cdef char *entry = tree.memory + table_offset(table)
+    cdef uint64_t raw = leaf_make(&tree.format, level, pa, bits), step = span(format) >> format.address_shift, i
+    table.level = level
+    for i in range(format.entries):
+        entry_store_private(entry, raw, tree.format.shape)
+        entry += <uint64_t> 1 << format.entry_shift
+        raw += step
+
+
+cdef inline void table_count(Tree *tree, Table *table, int64_t one) noexcept nogil:
+    """Count a table of the tree in, or out."""
+    if one > 0:
+        store_release_32(&table.use, TABLE_LIVE)
+    fetch_add_relaxed_64(&tree.tables, one)
+    fetch_add_relaxed_64(&tree.table_bytes, one * <int64_t> tree.format.level[table.level].table_bytes)
+
+
+cdef inline void table_publish(Tree *tree, char *slot, uint32_t level, Table *table) noexcept nogil:
+    """Let the slot name a complete private table."""
+    table_count(tree, table, 1)
+    entry_exchange(slot, table_make(&tree.format, level, tree.base + table_offset(table)), tree.format.shape)
+
+
+cdef inline void table_retire(Tree *tree, Table *table) noexcept nogil:
+    """For a table that no slot names any more, after its lock was let go."""
+    table_count(tree, table, -1)
+    fetch_add_relaxed_64(&tree.retired, 1)
+    retire(tree.domain, table)
+
+
+cdef int table_lock(Tree *tree, Record *me, uint64_t va, uint32_t level, Found *found) noexcept nogil:
+    """Lock the table that holds the slot of `va` on that level, and find the slot.
+
+    NO_TABLE, and nothing locked, when the walk ends above; `found` says where and why. T2 is made true by walking again
+    after the lock was taken: it may have been waited for.
+    """
+    cdef Table *table
+    cdef uint64_t offset
+    cdef uint32_t turns = 0
+    while True:
+        section_enter(me)
+        walk(tree, va, level, found)
+        section_leave(me)
+        if found.level == level:
+            offset = found.table
+            table = table_of(tree.block, offset)
+            if not lock_acquire(&table.lock, me.number):
+                return DEADLOCK
+            section_enter(me)
+            walk(tree, va, level, found)
+            section_leave(me)
+            if found.level == level and found.table == offset:
+                return DONE
+            lock_release(&table.lock)
+        elif found.state != BUSY:
+            return NO_TABLE
+        if not again(tree, found.table, &turns):
+            return LIVELOCK
+
+
+cdef inline void table_unlock(Tree *tree, uint64_t table) noexcept nogil:
+    lock_release(&table_of(tree.block, table).lock)
+
+
+cdef inline int why_no_table(int state) noexcept nogil:
+    """What to answer where a table was wanted and the slot holds something else."""
+    if state == HUGE or state == INVALID:
+        return IS_HUGE
+    if state == SOFT:
+        return IS_SOFT
+    return NO_TABLE if state == EMPTY else IS_BAD
+
+
+# -- populate ---------------------------------------------------------------------------------------------------------
+
+cdef int populate(Tree *tree, Record *me, uint64_t va, Found *found) noexcept nogil:
+    """EMPTY to TABLE, on each level from the root to the leaf table of `va`."""
+    cdef Table *table = NULL
+    cdef int result, outcome = ALREADY
+    cdef uint32_t level, turns = 0
+    while True:
+        section_enter(me)
+        walk(tree, va, 1, found)
+        section_leave(me)
+        if found.level == 1:
+            return outcome
+        if found.state == BUSY:
+            if not again(tree, found.table, &turns):
+                return LIVELOCK
+            continue
+        if found.state != EMPTY:
+            return why_no_table(found.state)
+        level = found.level
+        table = take_tables(tree, level - 1, 1)
+        if table is NULL:
+            return NO_FRAMES
+        result = table_lock(tree, me, va, level, found)
+        if result == DONE and found.state == EMPTY:
+            table_fill_empty(tree, table, level - 1)
+            table_publish(tree, found.slot, level, table)
+            fetch_add_relaxed_64(&tree.populates, 1)
+            outcome = DONE
+        else:
+            table_return(table)                     # somebody was faster: look again
+        if result == DONE:
+            table_unlock(tree, found.table)
+        elif result != NO_TABLE:
+            return result
+
+
+# -- retract ----------------------------------------------------------------------------------------------------------
+
+cdef bint looks_empty(Tree *tree, uint64_t table, uint32_t level) noexcept nogil:
+    """Whether the table had nothing in it when it was looked at, inside a section."""
+    cdef const LevelFormat *format = &tree.format.level[level]
+    cdef char *entry = tree.memory + table
+    cdef uint64_t i
+    for i in range(format.entries):
+        if entry_load(entry + (i << format.entry_shift), tree.format.shape) != format.empty:
+            return False
+    return True
+
+
+cdef int retract(Tree *tree, Record *me, uint64_t va, uint32_t level, Found *found) noexcept nogil:
+    """TABLE to EMPTY, for the slot of `va` on that level, if nothing is in the table."""
+    cdef const LevelFormat *below = &tree.format.level[level - 1]
+    cdef Table *child
+    cdef char *entries
+    cdef uint64_t i
+    cdef bint worth_it
+    cdef int result
+    section_enter(me)
+    walk(tree, va, level, found)
+    worth_it = found.level == level and found.state == TABLE and (
+        looks_empty(tree, child_offset(tree, level, found.raw), level - 1)
+    )
+    section_leave(me)
+    if found.level == level and found.state == TABLE and not worth_it:
+        return NOT_EMPTY                            # without disturbing anybody
+    result = table_lock(tree, me, va, level, found)
+    if result == NO_TABLE:
+        return why_no_table(found.state)
+    if result != DONE:
+        return result
+    if found.state != TABLE:
+        table_unlock(tree, found.table)
+        return why_no_table(found.state)
+    child = table_of(tree.block, child_offset(tree, level, found.raw))
+    if not lock_acquire(&child.lock, me.number):
+        table_unlock(tree, found.table)
+        return DEADLOCK
+    critical_enter(me)
+    entries = tree.memory + table_offset(child)
+    for i in range(below.entries):                                                              # T3
+        if entry_freeze(tree, entries + (i << below.entry_shift)) & ~tree.format.frozen_absent != below.empty:
+            thaw_entries(tree, entries, level - 1, i + 1)
+            result = NOT_EMPTY
+            break
+    if result == DONE:
+        entry_exchange(found.slot, tree.format.level[level].empty, tree.format.shape)
+        fetch_add_relaxed_64(&tree.retracts, 1)
+    lock_release(&child.lock)
+    table_unlock(tree, found.table)
+    if result == DONE:
+        table_retire(tree, child)
+    critical_leave(me)
+    collect_a_few(tree.domain)
+    return result
+
+
+cdef void thaw_entries(Tree *tree, char *entries, uint32_t level, uint64_t count) noexcept nogil:
+    cdef uint64_t i
+    for i in range(count):
+        entry_thaw(tree, entries + (i << tree.format.level[level].entry_shift))
+
+
+# -- collapse ---------------------------------------------------------------------------------------------------------
+
+cdef int collapse(Tree *tree, Record *me, uint64_t va, uint32_t level, uint64_t pa, Found *found) noexcept nogil:
+    """TABLE to HUGE, for the slot of `va` on that level.
+
+    pa: UNMAPPED to map the run of frames that the entries map already; otherwise the frames to move to, whose contents
+    are copied where both old and new are data of the tree's block.
+    """
+    cdef Table *child
+    cdef int result, attempt = 0
+    while not tables_park(tree.block, tree.order[level - 1], 1):
+        if attempt == 50 or not reclaim_for(tree.domain, attempt):
+            return NO_FRAMES
+        attempt += 1
+    result = table_lock(tree, me, va, level, found)
+    if result == NO_TABLE:
+        result = why_no_table(found.state)
+    elif result == DONE:
+        if found.state != TABLE:
+            result = ALREADY if found.state == HUGE else why_no_table(found.state)
+        else:
+            child = table_of(tree.block, child_offset(tree, level, found.raw))
+            if lock_acquire(&child.lock, me.number):
+                critical_enter(me)
+                result = collapse_locked(tree, found, level, pa, tree.memory + table_offset(child))
+                lock_release(&child.lock)
+                if result == DONE:
+                    fetch_add_relaxed_64(&tree.collapses, 1)
+                    table_retire(tree, child)
+                critical_leave(me)
+            else:
+                result = DEADLOCK
+        table_unlock(tree, found.table)
+    if result != DONE:
+        tables_unpark(tree.block, tree.order[level - 1], 1)
+    collect_a_few(tree.domain)
+    return result
+
+
+cdef int collapse_locked(Tree *tree, Found *found, uint32_t level, uint64_t pa, char *entries) noexcept nogil:
+    cdef const Format *format = &tree.format
+    cdef const LevelFormat *below = &format.level[level - 1]
+    cdef bint in_place = pa == UNMAPPED_RAW
+    cdef uint64_t i, raw, first = 0, first_pa = 0
+    cdef uint64_t aside = below.leaf_address_mask | format.mask[5] | format.mask[6]     # accessed and dirty are merged
+    cdef uint32_t attributes
+    cdef int result = DONE
+    for i in range(below.entries):                                                      # T3: freeze and decide
+        raw = entry_freeze(tree, entries + (i << below.entry_shift))
+        if i == 0:
+            first = raw
+            first_pa = leaf_address(below, raw)
+        if not is_leaf(below, raw):
+            result = why_not_full(classify(format, level - 1, raw))
+        elif in_place and leaf_address(below, raw) != first_pa + i * span(below):
+            result = NOT_CONTIGUOUS
+        elif (raw ^ first) & ~aside:
+            result = MIXED_FLAGS
+        elif in_place and first_pa & (span(&format.level[level]) - 1):
+            result = NOT_CONTIGUOUS
+        if result != DONE:
+            thaw_entries(tree, entries, level - 1, i + 1)
+            return result
+    if in_place:
+        pa = first_pa
+    else:
+        copy_frames(tree, entries, level - 1, pa)
+    entry_exchange(found.slot, format.level[level].busy, format.shape)                  # T4
+    attributes = attributes_of(format, first)
+    for i in range(below.entries):                                                      # T5
+        raw = entry_load(entries + (i << below.entry_shift), format.shape)
+        attributes |= attributes_of(format, raw) & (ATTRIBUTE_ACCESSED | ATTRIBUTE_DIRTY)
+    raw = leaf_make(format, level, pa, attributes_replaced(format, leaf_bits(below, first), attributes))
+    entry_exchange(found.slot, raw, format.shape)
+    return DONE
+
+
+cdef inline int why_not_full(int state) noexcept nogil:
+    if state == EMPTY:
+        return NOT_FULL
+    if state == TABLE:
+        return NOT_HUGE
+    return IS_SOFT if state == SOFT else IS_BAD
+
+
+cdef void copy_frames(Tree *tree, char *entries, uint32_t level, uint64_t pa) noexcept nogil:
+    """Copy what the frozen entries of a table of that level map to a run of frames, writers kept out (T6)."""
+    cdef const LevelFormat *format = &tree.format.level[level]
+    cdef uint64_t i, source, length = span(format)
+    if tree.format.mask[1]:
+        for i in range(format.entries):
+            entry_withhold(tree, entries + (i << format.entry_shift), 1)
+    for i in range(format.entries):
+        source = leaf_address(format, entry_load(entries + (i << format.entry_shift), tree.format.shape))
+        if is_data(tree.block, source, length) and is_data(tree.block, pa + i * length, length):
+            memcpy(
+                tree.memory + (pa + i * length - tree.base),
+                tree.memory + (source - tree.base),
+                length,
+            )
+
+
+# -- split ------------------------------------------------------------------------------------------------------------
+
+cdef int split(Tree *tree, Record *me, uint64_t va, Found *found) noexcept nogil:
+    """HUGE to TABLE, for the huge leaf that maps `va`: leaves of the next smaller size, mapping the same."""
+    cdef uint32_t turns = 0, level
+    cdef int result
+    while True:
+        section_enter(me)
+        walk(tree, va, 1, found)
+        section_leave(me)
+        if found.state == HUGE and found.level > 1:
+            level = found.level
+            result = table_lock(tree, me, va, level, found)
+            if result == DONE:
+                if found.state == HUGE:
+                    critical_enter(me)
+                    split_slot(tree, found.slot, level)
+                    critical_leave(me)
+                    table_unlock(tree, found.table)
+                    return DONE
+                table_unlock(tree, found.table)
+            elif result != NO_TABLE:
+                return result
+        elif found.state != BUSY and found.state != INVALID:
+            return NOT_HUGE
+        if not again(tree, found.table, &turns):
+            return LIVELOCK
+
+
+cdef void split_slot(Tree *tree, char *slot, uint32_t level) noexcept nogil:
+    """For the holder of the table's lock; the slot is a huge leaf."""
+    cdef Table *table = table_take_parked(tree.block, tree.order[level - 1])                    # T7
+    cdef uint64_t raw = slot_invalidate(tree, slot, level)
+    split_into(tree, table, level, raw)
+    table_publish(tree, slot, level, table)
+
+
+cdef uint64_t slot_invalidate(Tree *tree, char *slot, uint32_t level) noexcept nogil:
+    """HUGE to INVALID (T4), keeping what the leaf maps; returns the leaf as it was, with its last accessed and dirty."""
+    cdef const LevelFormat *format = &tree.format.level[level]
+    cdef uint64_t raw = entry_load(slot, tree.format.shape)
+    # Ends: a failure is a change of flags by another thread, or of accessed and dirty by hardware.
+    while not entry_compare_exchange(
+        slot, &raw, raw & ~format.invalid_clear | format.invalid_set, tree.format.shape
+    ):
+        pass
+    return raw & ~frozen_bit(&tree.format, raw)
+
+
+cdef void split_into(Tree *tree, Table *table, uint32_t level, uint64_t raw) noexcept nogil:
+    """Fill a private table with the leaves that a huge leaf of that level splits into."""
+    cdef const LevelFormat *format = &tree.format.level[level]
+    table_fill_leaves(tree, table, level - 1, leaf_address(format, raw), leaf_bits(format, raw))
+    fetch_add_relaxed_64(&tree.splits, 1)

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: MIT
+"""The walk: from the root to the entry that decides about an address. No lock, no allocation, no Python object.
+
+    va    |  sign   | level 4 | level 3 | level 2 | level 1 | offset |         (x86_64; the format says where the cuts are)
+                         |         |         |         |
+    root ---> [ ... entry ... ] -> [ entry ] -> [ entry ] -> [ entry ] -> frame
+                level-4 table        PUD          PMD          PTE
+
+W1  Each level is one acquire load; the next address is computed from the value just loaded, never from a second read.
+W2  An address taken from an entry is followed only if a whole table fits at it inside the block. So a walk that has
+    lost a race, or a corrupt or hostile image, ends in an answer and never in a wild read.
+W3  The caller is inside a section of the tree's domain, or holds a lock that keeps the tables from being detached.
+W4  What a walk returns was true at a moment inside it: an entry is final from its freeze to the switch of the slot
+    above, so even an entry read from a table that has just been detached was current when the walk passed the slot.
+
+Wait-free: at most one turn a level. A slot that is BUSY says nothing about the address: leave the section and walk again
+(`again`), giving way to the thread that is changing it.
+"""
+
+cdef enum:
+    REWALKS_SPINNING = 20       # about a microsecond
+    REWALKS_MAX = 200_000       # about ten seconds beside a lock that nobody holds: then a LivelockError names the slot
+
+cdef struct Tree:
+    Format format
+    Block *block
+    Domain *domain
+    char *memory
+    uint64_t base
+    uint64_t root                   # offset of the root table in the block
+    uint64_t limit[LEVELS + 1]      # the last offset at which a table of this level fits (W2)
+    uint32_t order[LEVELS + 1]      # of frames a table of this level takes
+    uint64_t tables                 # live tables, the root included, and their bytes
+    uint64_t table_bytes
+    uint64_t map_failures
+    uint64_t rewalks
+    uint64_t restarts
+    uint64_t populates
+    uint64_t collapses
+    uint64_t splits
+    uint64_t retracts
+    uint64_t retired
+
+cdef struct Found:
+    char *slot                      # where the entry is
+    uint64_t raw
+    uint64_t table                  # offset of the table that holds it
+    uint32_t level
+    int state
+
+
+cdef inline char *slot_of(Tree *tree, uint64_t table, uint32_t level, uint64_t va) noexcept nogil:
+    cdef const LevelFormat *format = &tree.format.level[level]
+    return tree.memory + table + ((va >> format.shift & format.index_mask) << format.entry_shift)
+
+
+cdef inline void walk_shaped(Tree *tree, uint64_t va, uint32_t stop, Found *found, uint32_t shape) noexcept nogil:
+    cdef const LevelFormat *level
+    cdef uint64_t raw, below, table = tree.root
+    cdef uint32_t number = tree.format.levels
+    cdef char *slot
+    while True:
+        level = &tree.format.level[number]
+        slot = tree.memory + table + ((va >> level.shift & level.index_mask) << level.entry_shift)
+        raw = entry_load(slot, shape)                                   # W1
+        if raw & level.table_mask != level.table_value or number == stop:
+            break
+        below = entry_address(level, raw) - tree.base
+        if below > tree.limit[number - 1]:                              # W2
+            break
+        table = below
+        number -= 1
+    found.slot = slot
+    found.raw = raw
+    found.table = table
+    found.level = number
+    if is_leaf(level, raw):
+        found.state = HUGE
+    else:
+        found.state = classify_in_block(tree, number, raw)
+
+
+cdef inline void walk(Tree *tree, uint64_t va, uint32_t stop, Found *found) noexcept nogil:
+    """Find the entry of `va` on level `stop`, or the one above that ends the walk before."""
+    if tree.format.shape == NATIVE_64:
+        walk_shaped(tree, va, stop, found, NATIVE_64)
+    elif tree.format.shape == NATIVE_32:
+        walk_shaped(tree, va, stop, found, NATIVE_32)
+    elif tree.format.shape == SWAPPED_64:
+        walk_shaped(tree, va, stop, found, SWAPPED_64)
+    else:
+        walk_shaped(tree, va, stop, found, SWAPPED_32)
+
+
+cdef int classify_in_block(Tree *tree, uint32_t level, uint64_t raw) noexcept nogil:
+    """As `classify`; an entry for a table that would not lie inside the block is bad."""
+    cdef int state = classify(&tree.format, level, raw)
+    if state == TABLE and entry_address(&tree.format.level[level], raw) - tree.base > tree.limit[level - 1]:
+        return BAD
+    return state
+
+
+cdef inline uint64_t translate_found(Tree *tree, const Found *found, uint64_t va) noexcept nogil:
+    """The physical address, or UNMAPPED; for any state but BUSY."""
+    cdef const LevelFormat *level = &tree.format.level[found.level]
+    # A huge leaf that is being split still maps what it mapped: only hardware must not use it.
+    if found.state == HUGE or found.state == INVALID:
+        return leaf_address(level, found.raw) | va & (span(level) - 1)
+    return UNMAPPED_RAW
+
+
+cdef inline uint64_t child_offset(Tree *tree, uint32_t level, uint64_t raw) noexcept nogil:
+    """Where the table that an entry of `level` names begins in the block."""
+    return entry_address(&tree.format.level[level], raw) - tree.base
+
+
+cdef bint again(Tree *tree, uint64_t table, uint32_t *turns) noexcept nogil:
+    """Give way to the thread that is changing something in a table, outside any section, before walking again.
+
+    It holds that table's lock, for a microsecond if it has a core. It may have lost its core to us: so after a few turns
+    we sleep until it lets go. False when it has been tried too often.
+    """
+    cdef uint32_t *lock = &table_of(tree.block, table).lock
+    fetch_add_relaxed_64(&tree.rewalks, 1)
+    turns[0] += 1
+    if turns[0] <= REWALKS_SPINNING:
+        pause()
+    elif load_relaxed_32(lock):
+        lock_await(lock)
+    elif turns[0] <= 2 * REWALKS_SPINNING:
+        sched_yield()
+    else:
+        sleep_ns(50_000)
+    return turns[0] < REWALKS_MAX
+
+
+cdef uint64_t translate(Tree *tree, Record *me, uint64_t va, Found *found, uint32_t patience) noexcept nogil:
+    """The physical address of a canonical `va`, or UNMAPPED; found.state is BUSY when it still was after `patience` turns."""
+    cdef uint32_t turns = 0
+    while True:
+        section_enter(me)
+        walk(tree, va, 1, found)
+        section_leave(me)
+        if found.state != BUSY:
+            return translate_found(tree, found, va)
+        if not again(tree, found.table, &turns) or turns >= patience:
+            return UNMAPPED_RAW

@@ -1,0 +1,1 @@
+"""How people look at what `ptl` found: tables in the terminal and pages in the browser."""

@@ -1,0 +1,386 @@
+"""Emulated CPUs that walk ptl's page tables.
+
+                  ptl.Frames, one block of bytes
+                    |                        |
+    ptl.PageTable: writes entries      Cpu: its RAM is that very block, its root register is `pt.root`;
+                                       it reads entries, and sets accessed and dirty in them
+
+A `Cpu` is one core in one mode of privilege. `translate` asks its MMU for one access and answers with the physical
+address or `FAULT`; `run` lets it execute a small program on the mapped pages. It keeps translations in a TLB until
+`flush`, so a test that forgets a flush sees what a kernel that forgets one would see. A `Machine` is a page table with
+one core for each mode of its architecture.
+
+The emulator is Unicorn, in the mode in which its TLB is filled by the MMU code that it took from QEMU. The Python
+package does not wrap the translate call; it is reached through ctypes in the loaded C library.
+
+What this judge cannot say (`Cpu.unjudged` has the bits):
+
+- x86 has 40 bits of physical address here; it faults on an address above.
+- 32-bit x86 has PSE-36: bits 20 to 13 of a 4 MiB leaf are address bits 39 to 32, which ptl calls reserved.
+- An x86 entry for a table may itself deny access. ptl's entries for tables never do, and its walk does not ask.
+- RISC-V is from before bits 63 to 54 were reserved in every entry, and D, A and U in an entry for a table.
+- An entry that points to another place than a table. ptl knows where its tables are; a CPU does not.
+- It says which access it refused, not why.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import warnings
+from abc import ABC, abstractmethod
+from collections import Counter
+from dataclasses import dataclass
+from enum import Enum
+from typing import ClassVar, Final
+
+import ptl
+
+try:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # some versions look for their library with pkg_resources
+        import unicorn
+        from unicorn import riscv_const, x86_const
+        from unicorn.unicorn_py3.unicorn import uclib
+except ImportError as error:
+    MISSING = f"no emulated CPU here: {error}"
+else:
+    MISSING = "" if hasattr(uclib, "uc_vmem_translate") else f"Unicorn {unicorn.__version__} cannot translate; 2.1.4 can"
+
+MIB = 1 << 20
+RAM = 64 * MIB
+TCG_BUFFER = 16 * MIB  # for translated code; a GiB of addresses by default, for each core
+
+
+class Access(Enum):
+    """What a CPU wants to do: the attribute it needs, Unicorn's number for it, and for its refusal."""
+
+    READ = "r", 1, 13
+    WRITE = "w", 2, 12
+    EXECUTE = "x", 4, 14
+
+    def __init__(self, letter: str, number: int, refusal: int) -> None:
+        self.letter, self.number, self.refusal = letter, number, refusal
+
+
+class Mode(Enum):
+    """The privilege that a core runs with."""
+
+    USER = "user"
+    SUPERVISOR = "supervisor"
+    SUPERVISOR_SUM = "supervisor with SUM"  # RISC-V: may read and write user pages
+
+
+class Fault(Enum):
+    """The verdict where there is no address."""
+
+    FAULT = "fault"
+
+
+FAULT: Final = Fault.FAULT
+Verdict = int | Fault
+
+probes: Counter[str] = Counter()
+"""How many accesses were judged in this process, by architecture."""
+instructions: Counter[str] = Counter()
+"""How many instructions were executed in this process, by architecture."""
+
+
+def summary() -> str:
+    """One line: who judged what."""
+    if MISSING:
+        return f"oracles: none ({MISSING})"
+    judged = ", ".join(f"{arch} ({n:,} probes, {instructions[arch]:,} instructions)" for arch, n in probes.items())
+    return f"oracles: unicorn {unicorn.__version__} judged {judged or 'nothing'}"
+
+
+@dataclass(frozen=True)
+class Program:
+    """An endless loop: `sum += word[offset]; word[offset] += increment; offset = offset + stride & mask`."""
+
+    code: bytes
+    word: int
+    """The bytes of a word."""
+    load: int
+    """Which instruction of the loop loads, from 0."""
+    store: int
+    instructions: int
+    registers: dict[str, str]
+    """Where base, offset, increment, stride, mask, sum and pc are kept."""
+
+
+class Cpu(ABC):
+    """One core of the page table's architecture in one mode, with `pt.frames` as memory and `pt.root` as root."""
+
+    modes: ClassVar[tuple[Mode, ...]]
+    program: Program
+
+    def __init__(self, pt: ptl.PageTable, mode: Mode) -> None:
+        self.pt = pt
+        self.arch = pt.arch
+        self.mode = mode
+        self._answer = ctypes.c_uint64()
+        self._ram = ctypes.c_char.from_buffer(pt.frames)  # keeps the block alive, and in place
+        self.uc = self._start()
+        self.flush()
+
+    def __repr__(self) -> str:
+        return f"<{self.arch.name} {self.mode.value}>"
+
+    # -- the MMU
+
+    def translate(self, va: int, access: Access) -> Verdict:
+        """Where this access to an address goes; as on hardware it may set accessed and dirty."""
+        probes[self.arch.name] += 1
+        status = uclib.uc_vmem_translate(
+            self.uc._uch, ctypes.c_uint64(va), access.number, ctypes.byref(self._answer)
+        )
+        if status == access.refusal:
+            return FAULT
+        if status != unicorn.UC_ERR_OK:
+            raise unicorn.UcError(status)
+        return self._answer.value
+
+    def flush(self) -> None:
+        """Forget every translation."""
+        self.uc.ctl(unicorn.UC_CTL_TLB_FLUSH, unicorn.UC_CTL_IO_WRITE)
+
+    @abstractmethod
+    def permits(self, flags: str, access: Access) -> bool:
+        """Whether the manual lets a leaf with these attributes be used so in this core's mode."""
+
+    @abstractmethod
+    def unjudged(self, level: int, *, leaf: bool) -> int:
+        """The bits of an entry about which this emulator and ptl have no common opinion."""
+
+    # -- execution
+
+    def load(self, pc: int, **registers: int) -> None:
+        """Get ready to execute the program, which begins at `pc`."""
+        self.pc = pc
+        for name, value in registers.items():
+            self.uc.reg_write(self._register(self.program.registers[name]), value)
+
+    def run(self, count: int) -> None:
+        """Execute that many instructions."""
+        instructions[self.arch.name] += count
+        self.uc.emu_start(self.pc, until=0, count=count)
+        self.pc = self.register("pc")
+
+    def register(self, name: str) -> int:
+        """The value of one of the program's registers."""
+        return self.uc.reg_read(self._register(self.program.registers[name]))
+
+    @abstractmethod
+    def _register(self, name: str) -> int:
+        """Unicorn's number of a register."""
+
+    # -- making one
+
+    @abstractmethod
+    def _start(self) -> unicorn.Uc:
+        """An engine with everything set up."""
+
+    def _engine(self, arch: int, mode: int) -> unicorn.Uc:
+        uc = unicorn.Uc(arch, mode)
+        uc.ctl_set_tcg_buffer_size(TCG_BUFFER)  # before anything else: the next call makes the machine
+        uc.ctl_set_tlb_mode(unicorn.UC_TLB_CPU)
+        return uc
+
+    def _plug_in_ram(self, uc: unicorn.Uc) -> None:
+        frames = self.pt.frames
+        uc.mem_map_ptr(frames.base, frames.size, unicorn.UC_PROT_ALL, ctypes.addressof(self._ram))
+
+
+class X86(Cpu):
+    """Paging with CR0.WP and EFER.NXE set, and CR4.PSE, PAE and LA57 as the format needs."""
+
+    modes = (Mode.SUPERVISOR, Mode.USER)
+    program = Program(
+        code=bytes.fromhex(
+            "48 8b 04 37"  # loop: mov rax, [rdi + rsi]
+            "48 01 c3"  #         add rbx, rax
+            "48 01 d0"  #         add rax, rdx
+            "48 89 04 37"  #      mov [rdi + rsi], rax
+            "48 01 ce"  #         add rsi, rcx
+            "4c 21 c6"  #         and rsi, r8
+            "eb ea"  #            jmp loop
+        ),
+        word=8,
+        load=0,
+        store=3,
+        instructions=7,
+        registers=dict(base="RDI", offset="RSI", increment="RDX", stride="RCX", mask="R8", sum="RBX", pc="RIP"),
+    )
+    bits = 64
+    sysret = bytes.fromhex("48 0f 07")
+
+    PE, WP, PG = 1 << 0, 1 << 16, 1 << 31  # CR0
+    PSE, PAE, LA57 = 1 << 4, 1 << 5, 1 << 12  # CR4
+    EFER, SCE, NXE = 0xC000_0080, 1 << 0, 1 << 11
+    STAR, USER_SEGMENTS = 0xC000_0081, 0x0010_0008 << 32
+
+    def permits(self, flags: str, access: Access) -> bool:
+        return access.letter in flags and (self.mode is not Mode.USER or "u" in flags)
+
+    def unjudged(self, level: int, *, leaf: bool) -> int:
+        above_40_bits = 0x000F_FF00_0000_0000
+        write, user, no_execute = 1 << 1, 1 << 2, 1 << 63
+        return above_40_bits | (0 if leaf else write | user | no_execute)
+
+    def _start(self) -> unicorn.Uc:
+        uc = self._engine(unicorn.UC_ARCH_X86, unicorn.UC_MODE_64 if self.bits == 64 else unicorn.UC_MODE_32)
+        if self.mode is Mode.USER:
+            self._leave_ring_0(uc)
+        self._plug_in_ram(uc)
+        uc.msr_write(self.EFER, uc.msr_read(self.EFER) | self.NXE)
+        uc.reg_write(x86_const.UC_X86_REG_CR3, self.pt.root)
+        uc.reg_write(x86_const.UC_X86_REG_CR4, self._cr4())
+        uc.reg_write(x86_const.UC_X86_REG_CR0, self.PG | self.WP | self.PE)
+        return uc
+
+    def _cr4(self) -> int:
+        return self.PAE | (self.LA57 if self.arch.levels == 5 else 0)
+
+    def _leave_ring_0(self, uc: unicorn.Uc) -> None:
+        """Execute one `sysret`, before there is paging: a segment register refuses to be written with less privilege."""
+        page = 0x1000
+        uc.mem_map(page, 0x1000)
+        uc.mem_write(page, self.sysret)
+        uc.msr_write(self.EFER, uc.msr_read(self.EFER) | self.SCE)
+        uc.msr_write(self.STAR, self.USER_SEGMENTS)
+        uc.reg_write(x86_const.UC_X86_REG_RCX if self.bits == 64 else x86_const.UC_X86_REG_ECX, page)
+        uc.emu_start(page, until=0, count=1)
+        assert uc.reg_read(x86_const.UC_X86_REG_CS) & 3 == 3
+        uc.mem_unmap(page, 0x1000)
+
+    def _register(self, name: str) -> int:
+        return getattr(x86_const, f"UC_X86_REG_{name}")
+
+
+class I386(X86):
+    """As X86, with 32-bit entries and 4 MiB leaves."""
+
+    program = Program(
+        code=bytes.fromhex(
+            "8b 04 37"  # loop: mov eax, [edi + esi]
+            "01 c3"  #          add ebx, eax
+            "01 d0"  #          add eax, edx
+            "89 04 37"  #       mov [edi + esi], eax
+            "01 ce"  #          add esi, ecx
+            "21 ee"  #          and esi, ebp
+            "eb f0"  #          jmp loop
+        ),
+        word=4,
+        load=0,
+        store=3,
+        instructions=7,
+        registers=dict(base="EDI", offset="ESI", increment="EDX", stride="ECX", mask="EBP", sum="EBX", pc="EIP"),
+    )
+    bits = 32
+    sysret = bytes.fromhex("0f 07")
+
+    def unjudged(self, level: int, *, leaf: bool) -> int:
+        high_address = 0x001F_E000
+        write, user = 1 << 1, 1 << 2
+        return high_address if leaf and level == 2 else 0 if leaf else write | user
+
+    def _cr4(self) -> int:
+        return self.PSE
+
+
+class Riscv(Cpu):
+    """Sv39, in S and U mode, with MXR clear."""
+
+    modes = (Mode.SUPERVISOR, Mode.SUPERVISOR_SUM, Mode.USER)
+    program = Program(
+        code=b"".join(
+            instruction.to_bytes(4, "little")
+            for instruction in (
+                0x00B502B3,  # loop: add t0, a0, a1
+                0x0002B303,  #       ld t1, 0(t0)
+                0x00640433,  #       add s0, s0, t1
+                0x00C30333,  #       add t1, t1, a2
+                0x0062B023,  #       sd t1, 0(t0)
+                0x00D585B3,  #       add a1, a1, a3
+                0x00E5F5B3,  #       and a1, a1, a4
+                0xFE5FF06F,  #       j loop
+            )
+        ),
+        word=8,
+        load=1,
+        store=4,
+        instructions=8,
+        registers=dict(base="A0", offset="A1", increment="A2", stride="A3", mask="A4", sum="S0", pc="PC"),
+    )
+
+    SV39 = 8 << 60
+    SUM = 1 << 18
+
+    def permits(self, flags: str, access: Access) -> bool:
+        if "u" in flags:
+            mine = self.mode is Mode.USER or self.mode is Mode.SUPERVISOR_SUM and access is not Access.EXECUTE
+        else:
+            mine = self.mode is not Mode.USER
+        return mine and access.letter in flags
+
+    def unjudged(self, level: int, *, leaf: bool) -> int:
+        above_frame_number = 0xFFC0_0000_0000_0000
+        user, accessed, dirty = 1 << 4, 1 << 6, 1 << 7
+        return above_frame_number | (0 if leaf else user | accessed | dirty)
+
+    def _start(self) -> unicorn.Uc:
+        uc = self._engine(unicorn.UC_ARCH_RISCV, unicorn.UC_MODE_RISCV64)
+        self._plug_in_ram(uc)
+        uc.reg_write(riscv_const.UC_RISCV_REG_SATP, self.SV39 | self.pt.root >> 12)
+        uc.reg_write(riscv_const.UC_RISCV_REG_MSTATUS, self.SUM if self.mode is Mode.SUPERVISOR_SUM else 0)
+        # Last: only M mode, in which a core begins, may write the registers above.
+        uc.reg_write(riscv_const.UC_RISCV_REG_PRIV, 0 if self.mode is Mode.USER else 1)
+        return uc
+
+    def _register(self, name: str) -> int:
+        return getattr(riscv_const, f"UC_RISCV_REG_{name}")
+
+
+@dataclass(frozen=True)
+class Board:
+    """What a machine of an architecture is made of. RAM begins on a multiple of the largest page."""
+
+    cpu: type[Cpu]
+    ram_base: int
+    pa_bits: int
+    """How wide physical addresses may be here."""
+
+
+BOARDS = {
+    "x86_64": Board(X86, 0x1_0000_0000, 40),
+    "x86_64_la57": Board(X86, 0xFF_0000_0000, 40),
+    "i386": Board(I386, 0x4000_0000, 32),
+    "riscv_sv39": Board(Riscv, 0x8000_0000, 56),
+}
+
+
+class Machine:
+    """A page table in RAM of its own, and one core for each mode of its architecture."""
+
+    def __init__(self, arch: str) -> None:
+        board = BOARDS[arch]
+        self.pa_bits = board.pa_bits
+        self.frames = ptl.Frames(RAM, base=board.ram_base)
+        self.pt = ptl.PageTable(arch, frames=self.frames)
+        self.arch = self.pt.arch
+        self.cores = tuple(board.cpu(self.pt, mode) for mode in board.cpu.modes)
+
+    def core(self, mode: Mode) -> Cpu:
+        """The core that runs in a mode."""
+        return next(core for core in self.cores if core.mode is mode)
+
+    def flush(self) -> None:
+        """Flush every TLB: what a kernel does after it took something out of a table."""
+        for core in self.cores:
+            core.flush()
+
+    def poke(self, step: ptl.Step, raw: int) -> None:
+        """Write the bits of the entry at a step of a walk, past ptl; and flush."""
+        size = self.arch.entry_bytes
+        self.frames.view(step.table_pa + step.index * size, size)[:] = raw.to_bytes(size, self.arch.byte_order)
+        self.flush()

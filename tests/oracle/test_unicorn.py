@@ -1,0 +1,600 @@
+"""ptl's tables mean to a CPU what ptl says they mean.
+
+An emulated CPU walks the very bytes that ptl writes (mmu.py), and for every address and access its MMU must give the
+verdict that ptl's own walk predicts: the same physical address, or a fault. That covers
+
+- formats: every page size and every combination of attributes, for each privilege; both ends of the address space;
+- accessed and dirty: set by the CPU, reported by ptl, merged by a collapse and inherited by a split;
+- transitions: tables collapse, split, fill, empty and retract under the CPU, and under a program that runs on them;
+- what a slot holds meanwhile: hardware ignores the frozen bit, and sees nothing in a slot in transition;
+- entries that ptl never writes: reserved bits, misaligned leaves, and random ones.
+
+Random cases are seeded, so that a failure repeats.
+"""
+
+from __future__ import annotations
+
+import random
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import combinations, product
+
+import mmu
+import pytest
+from mmu import FAULT, MIB, Access, Machine, Mode
+
+import ptl
+from ptl import Outcome, State
+
+pytestmark = pytest.mark.skipif(bool(mmu.MISSING), reason=mmu.MISSING or "there is one")
+
+REGION = 0x20_0000_0000  # 128 GiB: a free place in every 64-bit format's lower half
+REGIONS = {"i386": 0x8000_0000}
+
+
+@pytest.fixture(params=mmu.BOARDS)
+def machine(request) -> Machine:
+    return Machine(request.param)
+
+
+@pytest.fixture
+def region(machine: Machine) -> int:
+    """A virtual address where nothing is mapped, aligned to the largest page."""
+    return REGIONS.get(machine.arch.name, REGION)
+
+
+# -- asking both sides ----------------------------------------------------------------------------------------------------
+
+Prediction = tuple[int, int | None, str]
+"""An address, the physical address it has, and the attributes of its leaf."""
+
+
+def by_lookup(pt: ptl.PageTable, addresses: Iterable[int]) -> Iterator[Prediction]:
+    """What ptl's translations and lookups predict for each address, canonical or not."""
+    vas = array("Q", addresses)
+    for va, pa in zip(vas, pt.translate(vas), strict=True):
+        if pa == ptl.UNMAPPED:
+            yield va, None, ""
+        else:
+            yield va, pa, pt.lookup(va).flags
+
+
+def by_walk(pt: ptl.PageTable, addresses: Iterable[int]) -> Iterator[Prediction]:
+    """What the state of the entry at which ptl's walk ends predicts: hardware sees a HUGE one, and nothing else."""
+    for va in addresses:
+        walk = pt.walk(va)
+        if walk.steps[-1].state is State.HUGE:
+            yield va, walk.leaf.pa | va & (walk.leaf.size - 1), walk.leaf.flags
+        else:
+            yield va, None, ""
+
+
+def judge(machine: Machine, predictions: Iterable[Prediction]) -> None:
+    """Every core gives the predicted verdict for every access."""
+    for va, pa, flags in predictions:
+        for core, access in product(machine.cores, Access):
+            expected = pa if pa is not None and core.permits(flags, access) else FAULT
+            verdict = core.translate(va, access)
+            assert verdict == expected, (
+                f"{core} to {access.name} {va:#x}: CPU {show(verdict)}, ptl {show(expected)} {machine.pt.walk(va)}"
+            )
+
+
+def show(verdict: mmu.Verdict) -> str:
+    return verdict.value if verdict is FAULT else hex(verdict)
+
+
+def verdicts(machine: Machine, addresses: Iterable[int]) -> list[mmu.Verdict]:
+    """What every core says to every access."""
+    return [core.translate(va, access) for va in addresses for core, access in product(machine.cores, Access)]
+
+
+def all_flags(arch: ptl.arch.Arch) -> list[str]:
+    """Every set of attributes that the format can express."""
+    found = set()
+    for n in range(len(arch.flags) + 1):
+        for letters in combinations(arch.flags, n):
+            try:
+                found.add(arch.attributes("".join(letters) + arch.implied))
+            except ptl.FormatError:
+                pass
+    return sorted(found)
+
+
+def has_address(arch: ptl.arch.Arch, va: int) -> bool:
+    """Whether a program of this architecture can name the address at all, canonical or not."""
+    return 0 <= va < 1 << (64 if arch.entry_bytes == 8 else 32)
+
+
+def canonical(arch: ptl.arch.Arch, va: int) -> int:
+    """The address with these low bits."""
+    va &= (1 << arch.va_bits) - 1
+    return va - (1 << arch.va_bits) + (1 << 64) if arch.sign_extended and va >> arch.va_bits - 1 else va
+
+
+def leaf_levels(arch: ptl.arch.Arch) -> list[int]:
+    return [number for number in range(1, arch.levels + 1) if arch.level(number).leaf is not None]
+
+
+# -- the judge itself -----------------------------------------------------------------------------------------------------
+
+
+def test_a_cpu_believes_its_tlb_until_it_is_flushed(machine, region):
+    """So that the flushes in these tests stand for the flushes of a kernel."""
+    core = machine.core(Mode.SUPERVISOR)
+    old, new = machine.frames.alloc(), machine.frames.alloc()
+    machine.pt.map(region, old)
+    assert core.translate(region, Access.READ) == old
+    machine.pt.map(region, new, replace=True)
+    assert core.translate(region, Access.READ) == old
+    machine.flush()
+    assert core.translate(region, Access.READ) == new
+
+
+# -- formats --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_mappings(machine, seed):
+    """Leaves of every size with every kind of attributes: their edges, some place inside, and the neighbours outside."""
+    rng = random.Random(seed)
+    runs = map_at_random(machine, rng, 400)
+    assert len(runs) > 250
+    addresses = [va for run in runs for va in places(machine, rng, *run)]
+    judge(machine, by_lookup(machine.pt, addresses))
+    machine.pt.check()
+
+
+def map_at_random(machine: Machine, rng: random.Random, count: int) -> list[tuple[int, int]]:
+    """Map runs of leaves all over the address space, some side by side; returns first address and length of each."""
+    arch, flags = machine.arch, all_flags(machine.arch)
+    largest = arch.page_sizes[-1]
+    runs: list[tuple[int, int]] = []
+    for _ in range(count):
+        size = rng.choices(arch.page_sizes, (60, 30, 1)[: len(arch.page_sizes)])[0]
+        beyond = sum(rng.choice(runs)) if runs and rng.random() < 0.3 else rng.randrange(1 << arch.va_bits)
+        va = canonical(arch, beyond & -size)
+        if rng.random() < 0.2:  # ragged ends, so that leaves of several sizes make up the run
+            length = rng.randrange(1, 3 * arch.page_sizes[1] >> 12) << 12
+            pa = rng.randrange(1 << machine.pa_bits - 30 >> 1) * (2 * largest) + va % largest
+            page_size = None
+        else:
+            length = size
+            pa = rng.randrange(1 << machine.pa_bits) & -size
+            page_size = size
+        try:
+            machine.pt.map(va, pa, length, rng.choice(flags), page_size=page_size)
+        except (ptl.AlreadyMapped, ptl.AddressError):  # taken, or out of the addresses at either side
+            continue
+        runs.append((va, length))
+    return runs
+
+
+def places(machine: Machine, rng: random.Random, va: int, length: int) -> Iterator[int]:
+    """The edges of the first and last leaves of a run, a place in each, and the neighbours of the run."""
+    leaves = list(leaves_of(machine.pt, va, length))
+    for leaf in {leaf.va: leaf for leaf in (*leaves[:3], *leaves[-3:])}.values():
+        yield from (leaf.va, leaf.va + rng.randrange(leaf.size), leaf.va + leaf.size - 1)
+    yield from (place for place in (va - 1, va + length) if has_address(machine.arch, place))
+
+
+def leaves_of(pt: ptl.PageTable, va: int, length: int) -> Iterator[ptl.Leaf]:
+    end = va + length
+    while va < end:
+        leaf = pt.lookup(va)
+        yield leaf
+        va = leaf.va + leaf.size
+
+
+def test_both_ends_of_both_halves(machine):
+    """Addresses end where the format says: one byte further the CPU faults."""
+    arch = machine.arch
+    top = 1 << arch.va_bits - (1 if arch.sign_extended else 0)
+    bottom = (1 << 64) - top if arch.sign_extended else 0
+    ends = [0, top - 1, bottom, bottom + top - 1]
+    for end in sorted({end & -4096 for end in ends}):
+        machine.pt.map(end, 0x1234_5000, flags="rwxu" if end & 4096 else "rw")
+    around = {va for end in ends for va in (end - 1, end, end + 1) if has_address(arch, va)}
+    judge(machine, by_lookup(machine.pt, sorted(around)))
+
+
+# -- accessed and dirty ---------------------------------------------------------------------------------------------------
+
+
+def test_the_cpu_sets_accessed_and_dirty_and_nothing_else(machine, region):
+    """For every page size, set of attributes, mode and access, in the bits that ptl's description names.
+
+    A refused access leaves no trace, but that this emulator marks a 1 GiB leaf accessed before it refuses.
+    """
+    arch, pt = machine.arch, machine.pt
+    for level in leaf_levels(arch):
+        size = arch.level(level).span
+        pt.map(region, 0, size, page_size=size)
+        for flags, core, access in product(all_flags(arch), machine.cores, Access):
+            pt.exchange(region, arch.encode(size, flags, level))
+            core.flush()
+            refused = core.translate(region, access) is FAULT
+            gained = "" if refused and size < GIB else "ad" if access is Access.WRITE and not refused else "a"
+            leaf = pt.lookup(region)
+            if refused and leaf.flags == flags:
+                gained = ""
+            assert leaf.flags == arch.attributes(flags + gained), f"{core} to {access.name} {flags}"
+            assert leaf.raw == arch.encode(size, flags + gained, level)
+        pt.unmap(region, size)
+    pt.check()
+
+
+def test_the_cpu_sets_them_again_after_they_were_cleared(machine, region):
+    core = machine.core(Mode.SUPERVISOR)
+    machine.pt.map(region, 0)
+    for _ in range(2):
+        core.translate(region, Access.WRITE)
+        assert set("ad") <= set(machine.pt.lookup(region).flags)
+        assert machine.pt.test_and_clear(region, "a")
+        assert machine.pt.test_and_clear(region, "d")
+        machine.flush()
+        assert not set("ad") & set(machine.pt.lookup(region).flags)
+
+
+@pytest.mark.parametrize(("read", "written", "merged"), [([], [], ""), ([7], [], "a"), ([7, 300], [511], "ad")])
+def test_collapse_merges_what_the_cpu_set_and_split_hands_it_down(machine, region, read, written, merged):
+    arch, pt, core = machine.arch, machine.pt, machine.core(Mode.SUPERVISOR)
+    for level in leaf_levels(arch)[1:]:
+        small, large = arch.level(level - 1).span, arch.level(level).span
+        pt.map(region, 0, large, "rw", page_size=small)
+        for i in read:
+            core.translate(region + i * small, Access.READ)
+        for i in written:
+            core.translate(region + i * small, Access.WRITE)
+        assert pt.collapse(region, level=level) is Outcome.DONE
+        assert pt.lookup(region).size == large
+        assert pt.lookup(region).flags == arch.attributes("rw" + merged)
+        machine.flush()
+        assert pt.split(region) is Outcome.DONE
+        assert {leaf.flags for leaf in leaves_of(pt, region, large)} == {arch.attributes("rw" + merged)}
+        pt.unmap(region, large)
+        machine.flush()
+    pt.check()
+
+
+@pytest.mark.parametrize(("access", "inherited"), [(Access.READ, "a"), (Access.WRITE, "ad")])
+def test_split_hands_down_what_the_cpu_set_in_the_huge_leaf(machine, region, access, inherited):
+    arch, pt, core = machine.arch, machine.pt, machine.core(Mode.SUPERVISOR)
+    size = arch.page_sizes[-1]
+    pt.map(region, 0, size, "rw", page_size=size)
+    core.translate(region + size - 1, access)
+    while pt.split(region):
+        machine.flush()
+        assert {leaf.flags for leaf in leaves_of(pt, region, size)} == {arch.attributes("rw" + inherited)}
+    assert pt.lookup(region).size == arch.page_sizes[0]
+
+
+# -- before and after -----------------------------------------------------------------------------------------------------
+
+
+def test_every_state_on_the_way_from_pages_to_a_huge_leaf_and_back(machine, region):
+    """Pages, a leaf of each larger size, pages again, half of them protected, half unmapped, and no table at all."""
+    arch, pt = machine.arch, machine.pt
+    size = arch.page_sizes[-1]
+    page, middle = arch.page_sizes[0], arch.page_sizes[-2]
+    rng = random.Random(1)
+    inside = [region + at for at in (0, page - 1, page, middle - 1, middle, size // 2 - 1, size // 2, size - 1)]
+    around = [region - 1, region + size]
+    addresses = [*inside, *around, *(region + rng.randrange(size) for _ in range(200))]
+
+    def probe():
+        machine.flush()
+        judge(machine, by_lookup(pt, addresses))
+
+    probe()
+    pt.map(region, size, size, "rwxu", page_size=middle)
+    probe()
+    if middle > page:
+        pt.unmap(region, middle)
+        pt.map(region, size, middle, "rwxu", page_size=page)
+        probe()
+        assert pt.collapse(region, level=2) is Outcome.DONE
+        probe()
+    assert pt.collapse(region, level=leaf_levels(arch)[-1]) is Outcome.DONE
+    assert pt.lookup(region).size == size
+    probe()
+    assert pt.split(region) is Outcome.DONE
+    probe()
+    pt.split(region)
+    probe()
+    assert pt.protect(region + size // 2, size // 2, "ru") == size // 2
+    probe()
+    assert pt.unmap(region + size // 4, size // 4) == size // 4
+    probe()
+    assert pt.unmap(region + page, size) == size - page - size // 4
+    probe()
+    assert pt.retract(region) is Outcome.NOT_EMPTY
+    assert pt.unmap(region, page) == page
+    assert pt.retract(region) is Outcome.DONE
+    probe()
+    pt.reclaim_empty(region, size)
+    probe()
+    pt.map(region, 0, size, "rw", page_size=size)
+    probe()
+    assert pt.unmap(region + page, page) == page  # splits it all the way down
+    probe()
+    pt.check()
+
+
+# -- during: a program runs on the pages ------------------------------------------------------------------------------------
+
+
+class Ledger:
+    """The program's loads and stores by arithmetic alone: what its memory and its sum must be after any instruction."""
+
+    def __init__(self, program: mmu.Program, memory: bytearray, increment: int, stride: int, mask: int) -> None:
+        self.program, self.memory = program, memory
+        self.increment, self.stride, self.mask = increment, stride, mask
+        self.at = self.offset = self.loaded = self.sum = 0
+
+    def run(self, count: int) -> None:
+        """Execute that many instructions."""
+        program = self.program
+        limit = 1 << 8 * program.word
+        for _ in range(count):
+            where = slice(self.offset, self.offset + program.word)
+            if self.at == program.load:
+                self.loaded = int.from_bytes(self.memory[where], "little")
+            elif self.at == program.load + 1:
+                self.sum = (self.sum + self.loaded) % limit
+            elif self.at == program.store:
+                self.memory[where] = ((self.loaded + self.increment) % limit).to_bytes(program.word, "little")
+            self.at += 1
+            if self.at == program.instructions:
+                self.at, self.offset = 0, self.offset + self.stride & self.mask
+
+
+class Running:
+    """A core that executes the program on `size` bytes from `va`, and a ledger of what it should have done there.
+
+    Words lie 64 bytes apart, and the program itself is between the first two: it runs on the pages that it writes.
+    """
+
+    def __init__(self, machine: Machine, mode: Mode, va: int, size: int, rng: random.Random) -> None:
+        self.machine, self.va, self.rng = machine, va, rng
+        self.core = machine.core(mode)
+        program = self.core.program
+        memory = bytearray(rng.randbytes(size))
+        memory[8 : 8 + len(program.code)] = program.code
+        constants = {"increment": rng.randrange(1, 1 << 31), "stride": 4096 + 64, "mask": size - 64}
+        self.ledger = Ledger(program, memory, **constants)
+        for view, where in self.pages():
+            view[:] = memory[where]
+        self.core.load(va + 8, base=va, offset=0, sum=0, **constants)
+
+    def pages(self) -> Iterator[tuple[memoryview, slice]]:
+        """Each page's bytes, found through ptl, and its place in the program's memory."""
+        starts = range(0, len(self.ledger.memory), 4096)
+        for start, pa in zip(starts, self.machine.pt.translate(array("Q", (self.va + s for s in starts))), strict=True):
+            yield self.machine.frames.view(pa, 4096), slice(start, start + 4096)
+
+    def burst(self) -> None:
+        """Execute some instructions; every load so far must have read, and every store written, the right bytes."""
+        count = self.rng.randrange(1, 60)
+        self.core.run(count)
+        self.ledger.run(count)
+        assert self.core.register("sum") == self.ledger.sum
+        assert all(view == self.ledger.memory[where] for view, where in self.pages())
+
+
+MODES_THAT_RUN = pytest.mark.parametrize(("mode", "flags"), [(Mode.SUPERVISOR, "rwx"), (Mode.USER, "rwxu")])
+
+
+@MODES_THAT_RUN
+def test_a_program_runs_on_while_its_pages_collapse_and_split(machine, region, mode, flags):
+    """In place, at every level, its code included. The addresses stay, so no byte may move."""
+    arch, pt = machine.arch, machine.pt
+    rng = random.Random(2)
+    largest, size = arch.page_sizes[-1], arch.page_sizes[1]
+    data = machine.frames.alloc(size)
+    pt.map(region, data & -largest, largest, flags, page_size=largest)
+    here = region + data % largest
+    running = Running(machine, mode, here, size, rng)
+    changes = [lambda level=level: pt.collapse(here, level=level) for level in leaf_levels(arch)[1:]]
+    changes += [lambda: pt.split(here)] * len(changes)
+    outcomes = Counter()
+    for _ in range(250):
+        outcomes[rng.choice(changes)()] += 1
+        machine.flush()
+        running.burst()
+    assert outcomes[Outcome.DONE] > 80
+    assert pt.stats()["collapses"] > 20
+    assert pt.stats()["splits"] > 20
+    pt.check()
+
+
+@MODES_THAT_RUN
+def test_a_program_runs_on_while_its_pages_move(machine, region, mode, flags):
+    """Pages move one by one, then all at once by a collapse that copies; then the huge leaf is split, and so on.
+
+    What they leave is overwritten: nothing is read from there or written there any more.
+    """
+    arch, pt, frames = machine.arch, machine.pt, machine.frames
+    rng = random.Random(3)
+    size = arch.page_sizes[1]
+    scattered = [frames.alloc() for _ in range(size // 4096)]
+    rng.shuffle(scattered)
+    for i, pa in enumerate(scattered):
+        pt.map(region + i * 4096, pa, flags=flags)
+    running = Running(machine, mode, region, size, rng)
+    left = []
+
+    def leave(view):
+        view[:] = b"\xee" * len(view)
+        left.append(view)
+
+    for _ in range(8):
+        for _ in range(10):
+            va = region + rng.choice((0, running.ledger.offset, rng.randrange(size))) // 4096 * 4096
+            old, new = frames.view(pt.translate(va), 4096), frames.alloc()
+            frames.view(new, 4096)[:] = old
+            pt.map(va, new, flags=flags, replace=True)
+            machine.flush()
+            leave(old)
+            running.burst()
+        assert pt.collapse(region) is Outcome.NOT_CONTIGUOUS
+        running.burst()
+        old, new = [view for view, _ in running.pages()], frames.alloc(size)
+        assert pt.collapse(region, new) is Outcome.DONE
+        machine.flush()
+        for view in old:
+            leave(view)
+        assert pt.lookup(region).pa == new
+        running.burst()
+        assert pt.split(region) is Outcome.DONE
+        machine.flush()
+        running.burst()
+    assert all(view == b"\xee" * len(view) for view in left)
+    pt.check()
+
+
+# -- what a slot holds in the middle of a change ------------------------------------------------------------------------------
+
+
+def test_hardware_ignores_the_frozen_bit_of_a_leaf(machine, region):
+    """Every size, attributes and access: the same verdict with the bit as without, and the CPU leaves it set."""
+    arch, pt = machine.arch, machine.pt
+    frozen = arch.frozen_present
+    for level in leaf_levels(arch):
+        size = arch.level(level).span
+        pt.map(region, 0, size, page_size=size)
+        step = pt.walk(region).steps[-1]
+        addresses = [region, region + size - 1]
+        for flags in all_flags(arch):
+            raw = arch.encode(size, flags, level)
+            machine.poke(step, raw)
+            thawed = verdicts(machine, addresses)
+            machine.poke(step, raw | frozen)
+            assert verdicts(machine, addresses) == thawed, flags
+            judge(machine, by_lookup(pt, addresses))
+            assert pt.walk(region).steps[-1].raw & frozen
+        machine.poke(step, step.raw)
+        pt.unmap(region, size)
+
+
+def test_hardware_ignores_the_frozen_bit_of_an_entry_for_a_table(machine, region):
+    arch, pt = machine.arch, machine.pt
+    pt.map(region, 0x5000, flags="rwxu")
+    for step in pt.walk(region).steps[:-1]:
+        assert step.state is State.TABLE
+        machine.poke(step, step.raw | arch.frozen_present)
+        judge(machine, [(region + 7, 0x5007, "rwxu"), (region + 4096, None, "")])
+        judge(machine, by_lookup(pt, [region + 7, region + 4096]))
+        machine.poke(step, step.raw)
+    pt.check()
+
+
+def test_hardware_sees_nothing_in_a_slot_that_is_frozen_empty_or_busy(machine, region):
+    arch, pt = machine.arch, machine.pt
+    pt.map(region, 0x5000, flags="rwxu")
+    for step in pt.walk(region).steps:
+        level = arch.level(step.level)
+        machine.poke(step, level.empty | arch.frozen_absent)
+        assert pt.walk(region).steps[-1].state is State.EMPTY
+        assert set(verdicts(machine, [region])) == {FAULT}
+        if level.busy:
+            machine.poke(step, level.busy)
+            assert pt.walk(region).steps[-1].state is State.BUSY
+            assert set(verdicts(machine, [region])) == {FAULT}
+        machine.poke(step, step.raw)
+    pt.check()
+
+
+def test_hardware_sees_nothing_in_a_huge_leaf_that_is_being_split(machine, region):
+    """INVALID: a fault for every access, while ptl goes on to translate."""
+    arch, pt = machine.arch, machine.pt
+    for number in leaf_levels(arch)[1:]:
+        level = arch.level(number)
+        pt.map(region, 0, level.span, page_size=level.span)
+        step = pt.walk(region).steps[-1]
+        addresses = [region, region + level.span - 1]
+        for flags in all_flags(arch):
+            machine.poke(step, arch.encode(level.span, flags, number) & ~level.invalid_clear | level.invalid_set)
+            assert pt.walk(region).steps[-1].state is State.INVALID
+            assert pt.lookup(region).flags == flags
+            assert pt.translate(region + 5) == level.span + 5
+            assert set(verdicts(machine, addresses)) == {FAULT}
+        machine.poke(step, step.raw)
+        pt.unmap(region, level.span)
+    pt.check()
+
+
+# -- entries that ptl never writes --------------------------------------------------------------------------------------------
+
+
+def test_every_bit_of_an_entry_by_itself(machine, region):
+    """Flip one bit of a leaf or of an entry for a table: present, size, reserved, address, attribute, software's own.
+
+    The CPU translates where ptl's walk does, and faults where ptl calls the entry empty, software's or BAD.
+    """
+    arch, pt = machine.arch, machine.pt
+    seen = Counter()
+    for leaf_level in leaf_levels(arch):
+        size = arch.level(leaf_level).span
+        pt.map(region, 0, size, "rwxuad", page_size=size)
+        for step in pt.walk(region).steps:
+            for bit in bits_to_flip(machine, step):
+                machine.poke(step, step.raw ^ bit)
+                seen[pt.walk(region).steps[-1].state] += 1
+                judge(machine, by_walk(pt, [region, region + size - 1]))
+            machine.poke(step, step.raw)
+        pt.unmap(region, size)
+        pt.reclaim_empty(region, size)
+    assert seen.keys() >= {State.HUGE, State.BAD, State.INVALID}
+    pt.check()
+
+
+def bits_to_flip(machine: Machine, step: ptl.Step) -> list[int]:
+    """The bits of the entry at a step that mean something to the emulator and to ptl."""
+    leaf = step.state is State.HUGE
+    aside = machine.cores[0].unjudged(step.level, leaf=leaf)
+    if not leaf:
+        aside |= machine.arch.level(step.level).address.mask
+    return [1 << n for n in range(8 * machine.arch.entry_bytes) if not aside >> n & 1]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_random_entries(machine, region, seed):
+    """Random bits on every level: ptl's walk and the CPU's end alike. An entry for a table names the one that is there."""
+    rng = random.Random(seed)
+    arch, pt = machine.arch, machine.pt
+    pt.map(region, 0x5000, flags="rwxu")
+    seen = {step.level: Counter() for step in pt.walk(region).steps}
+    for step in pt.walk(region).steps:
+        addresses = [region, region + 4096, region + rng.randrange(arch.level(step.level).span)]
+        for _ in range(400):
+            machine.poke(step, random_entry(machine, step, rng))
+            seen[step.level][pt.walk(region).steps[len(pt.walk(region).steps) - 1].state] += 1
+            judge(machine, by_walk(pt, addresses))
+        machine.poke(step, step.raw)
+    pt.check()
+    for level, states in seen.items():
+        assert states[State.BAD] > 10 or level == 1
+        assert states[State.HUGE] > 10
+
+
+def random_entry(machine: Machine, step: ptl.Step, rng: random.Random) -> int:
+    """Random bits for the entry at a step; in two of three its reserved address bits are mostly zero."""
+    level = machine.arch.level(step.level)
+    core = machine.cores[0]
+    raw = rng.getrandbits(8 * machine.arch.entry_bytes)
+    if level.leaf is not None and rng.random() < 0.6:
+        raw = raw & ~level.leaf.mask | level.leaf.value  # a leaf, up to the bits that say which accesses it grants
+        if rng.random() < 0.3:
+            raw ^= 1 << rng.randrange(8 * machine.arch.entry_bytes)
+    leaf = level.table is None or not looks_like_a_table(level, raw)
+    if not leaf:
+        raw = raw & ~level.address.mask | step.raw & level.address.mask
+    aside = core.unjudged(step.level, leaf=leaf)
+    return raw & ~aside | step.raw & aside
+
+
+def looks_like_a_table(level: ptl.arch.Level, raw: int) -> bool:
+    """Whether a CPU would go on to the next level."""
+    return level.table.matches(raw)

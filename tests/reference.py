@@ -1,0 +1,332 @@
+"""A page table the slow and obvious way, for tests to compare the real one with.
+
+`Reference` knows leaves by their first address and the tables above them, and nothing of bits, locks or frames. Its
+methods have the names and the meaning of those of `ptl.PageTable`. `contents` reads a real table's bytes out of
+physical memory with the architecture's own `decode`, and says the same of it in the same words.
+"""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from typing import NamedTuple
+
+from ptl import Outcome, PageTable, State
+from ptl.arch import Arch
+
+
+class Mapped(NamedTuple):
+    """What a leaf maps its addresses to, and how."""
+
+    size: int
+    pa: int
+    flags: str
+
+
+class Taken(Exception):
+    """A range of a `map` without `replace` has something in it."""
+
+
+class Contents(NamedTuple):
+    """Everything that a table holds: what two tables that are the same have in common."""
+
+    leaves: dict[int, Mapped]
+    soft: dict[int, int]
+    tables: set[tuple[int, int]]
+
+
+class Reference:
+    """Leaves by first address, software's entries by address, and tables by level and first address."""
+
+    def __init__(self, arch: Arch) -> None:
+        self.arch = arch
+        self.leaves: dict[int, Mapped] = {}
+        self.soft: dict[int, int] = {}
+        self.tables: set[tuple[int, int]] = set()
+
+    # -- geometry
+
+    def span(self, level: int) -> int:
+        """The bytes that one entry of that level covers."""
+        return self.arch.level(level).span
+
+    def level_of(self, size: int) -> int:
+        """The level of leaves of that size."""
+        return next(level for level in range(1, self.arch.levels + 1) if self.span(level) == size)
+
+    def parked_for(self, size: int) -> int:
+        """How many tables it takes to split a leaf of that size down to the smallest pages."""
+        tables = 0
+        for level in range(2, self.level_of(size) + 1):
+            tables = 1 + self.arch.level(level - 1).entries * tables
+        return tables
+
+    # -- reading
+
+    def contents(self) -> Contents:
+        """All there is."""
+        return Contents(self.leaves, self.soft, self.tables)
+
+    def table_count(self) -> int:
+        """How many tables there are, with the root."""
+        return 1 + len(self.tables)
+
+    def parked(self) -> int:
+        """How many tables the huge leaves hold back for a split."""
+        return sum(self.parked_for(leaf.size) for leaf in self.leaves.values() if leaf.size != self.span(1))
+
+    def lookup(self, va: int) -> tuple[int, Mapped] | None:
+        """The leaf that maps an address, with its first address."""
+        for size in self.arch.page_sizes:
+            leaf = self.leaves.get(va & -size)
+            if leaf is not None and leaf.size == size:
+                return va & -size, leaf
+        return None
+
+    def translate(self, va: int) -> int | None:
+        """The physical address, or None."""
+        found = self.lookup(va)
+        return None if found is None else found[1].pa + va - found[0]
+
+    def states(self, va: int) -> list[State]:
+        """What the slots on the way to an address hold, from the root down."""
+        states = []
+        for level in range(self.arch.levels, 0, -1):
+            slot = va & -self.span(level)
+            if level > 1 and (level - 1, slot) in self.tables:
+                states.append(State.TABLE)
+                continue
+            leaf = self.leaves.get(slot)
+            if leaf is not None and leaf.size == self.span(level):
+                states.append(State.HUGE)
+            else:
+                states.append(State.SOFT if level == 1 and slot in self.soft else State.EMPTY)
+            break
+        return states
+
+    def raw(self, va: int) -> int:
+        """The bits of the entry that decides about an address."""
+        found = self.lookup(va)
+        if found is not None:
+            return self.arch.encode(found[1].pa, found[1].flags, self.level_of(found[1].size))
+        level = self.arch.levels + 1 - len(self.states(va))
+        return self.soft.get(va & -self.span(1), self.arch.level(level).empty)
+
+    def inside(self, lo: int, hi: int) -> list[int]:
+        """The first addresses of the leaves that lie in a range."""
+        return [va for va, leaf in self.leaves.items() if lo <= va and va + leaf.size <= hi]
+
+    def is_taken(self, lo: int, hi: int) -> bool:
+        """Whether any entry in a range is in use."""
+        return any(va < hi and lo < va + leaf.size for va, leaf in self.leaves.items()) or any(
+            lo <= va < hi for va in self.soft
+        )
+
+    # -- ranges
+
+    def plan(self, va: int, pa: int, length: int, page_size: int | None = None) -> list[tuple[int, int, int]]:
+        """The leaves of a map: the largest that fit, or all of one size, as (va, pa, size)."""
+        leaves = []
+        end = va + length
+        while va < end:
+            size = page_size or max(s for s in self.arch.page_sizes if not (va | pa) % s and va + s <= end)
+            leaves.append((va, pa, size))
+            va, pa = va + size, pa + size
+        return leaves
+
+    def map(self, va: int, pa: int, length: int, flags: str, page_size: int | None = None, replace: bool = False):
+        if not replace and self.is_taken(va, va + length):
+            raise Taken
+        granted = self.arch.attributes(flags)
+        plan = self.plan(va, pa, length, page_size)
+        for start, _, size in plan:
+            while (found := self.lookup(start)) is not None and found[1].size > size:
+                self.split(start)
+        self._drop_entries(va, va + length)
+        for start, target, size in plan:
+            if size > self.span(1):
+                self._drop_tables(start, start + size)
+            self._make_tables(start, self.level_of(size))
+            self.leaves[start] = Mapped(size, target, granted)
+
+    def unmap(self, va: int, length: int) -> int:
+        self._cut(va)
+        self._cut(va + length)
+        self._drop_tables(va, va + length)
+        return self._drop_entries(va, va + length)
+
+    def protect(self, va: int, length: int, flags: str) -> int:
+        self._cut(va)
+        self._cut(va + length)
+        changed = 0
+        for start in self.inside(va, va + length):
+            leaf = self.leaves[start]
+            new = leaf._replace(flags=self.arch.attributes(flags + "".join(set(leaf.flags) & set("ad"))))
+            if new != leaf:
+                self.leaves[start] = new
+                changed += leaf.size
+        return changed
+
+    # -- transitions
+
+    def populate(self, va: int) -> Outcome:
+        *_, last = self.states(va)
+        if len(self.states(va)) == self.arch.levels:
+            return Outcome.ALREADY
+        if last is State.HUGE:
+            return Outcome.IS_HUGE
+        self._make_tables(va, 1)
+        return Outcome.DONE
+
+    def split(self, va: int) -> Outcome:
+        found = self.lookup(va)
+        if found is None or found[1].size == self.span(1):
+            return Outcome.NOT_HUGE
+        start, leaf = found
+        level = self.level_of(leaf.size) - 1
+        del self.leaves[start]
+        self.tables.add((level, start))
+        for offset in range(0, leaf.size, self.span(level)):
+            self.leaves[start + offset] = Mapped(self.span(level), leaf.pa + offset, leaf.flags)
+        return Outcome.DONE
+
+    def collapse(self, va: int, pa: int | None = None, level: int = 2) -> Outcome:
+        reason = self._why_no_table(va, level)
+        if reason is not None:
+            return Outcome.ALREADY if reason is Outcome.IS_HUGE and self._level_of_end(va) == level else reason
+        start = va & -self.span(level)
+        step = self.span(level - 1)
+        first = self.leaves.get(start)
+        flags: set[str] = set()
+        for slot in range(start, start + self.span(level), step):  # the first entry in the way decides
+            leaf = self.leaves.get(slot)
+            if (level - 2, slot) in self.tables:
+                return Outcome.NOT_HUGE
+            if slot in self.soft and level == 2:
+                return Outcome.IS_SOFT
+            if leaf is None or first is None:
+                return Outcome.NOT_FULL
+            if pa is None and leaf.pa != first.pa + slot - start:
+                return Outcome.NOT_CONTIGUOUS
+            if set(leaf.flags) - set("ad") != set(first.flags) - set("ad"):
+                return Outcome.MIXED_FLAGS
+            if pa is None and first.pa % self.span(level):
+                return Outcome.NOT_CONTIGUOUS
+            flags |= set(leaf.flags)
+        assert first is not None
+        self._drop_tables(start, start + self.span(level))
+        self._drop_entries(start, start + self.span(level))
+        granted = self.arch.attributes("".join(flags))
+        self.leaves[start] = Mapped(self.span(level), first.pa if pa is None else pa, granted)
+        return Outcome.DONE
+
+    def retract(self, va: int, level: int = 2) -> Outcome:
+        reason = self._why_no_table(va, level)
+        if reason is not None:
+            return reason
+        start = va & -self.span(level)
+        end = start + self.span(level)
+        if self.is_taken(start, end) or any(n < level - 1 and start <= first < end for n, first in self.tables):
+            return Outcome.NOT_EMPTY
+        self.tables.remove((level - 1, start))
+        return Outcome.DONE
+
+    def reclaim_empty(self, va: int, length: int) -> Outcome:
+        outcomes = set()
+        for level in range(2, self.arch.levels + 1):
+            for n, first in sorted(self.tables):
+                if n == level - 1 and first < va + length and va < first + self.span(level):
+                    outcomes.add(self.retract(first, level))
+        if not outcomes:
+            return Outcome.NO_TABLE
+        return Outcome.DONE if Outcome.DONE in outcomes else Outcome.NOT_EMPTY
+
+    # -- how
+
+    def _level_of_end(self, va: int) -> int:
+        """The level of the slot that ends the walk of an address."""
+        return self.arch.levels + 1 - len(self.states(va))
+
+    def _why_no_table(self, va: int, level: int) -> Outcome | None:
+        """What a transition answers that finds no table in the slot of that level; None when there is one."""
+        if (level - 1, va & -self.span(level)) in self.tables:
+            return None
+        return Outcome.IS_HUGE if self.states(va)[-1] is State.HUGE else Outcome.NO_TABLE
+
+    def _cut(self, boundary: int) -> None:
+        """Split whatever leaf has this address inside, until none has."""
+        while (found := self.lookup(boundary)) is not None and found[0] != boundary:
+            self.split(boundary)
+
+    def _drop_tables(self, lo: int, hi: int) -> None:
+        """Remove every table whose slot lies in a range."""
+        self.tables = {(n, va) for n, va in self.tables if not (lo <= va and va + self.span(n + 1) <= hi)}
+
+    def _drop_entries(self, lo: int, hi: int) -> int:
+        """Remove every entry of a range; the bytes that were in use."""
+        dropped = 0
+        for va in self.inside(lo, hi):
+            dropped += self.leaves.pop(va).size
+        for va in [va for va in self.soft if lo <= va < hi]:
+            del self.soft[va]
+            dropped += self.span(1)
+        return dropped
+
+    def _make_tables(self, va: int, level: int) -> None:
+        """The tables down to one of that level."""
+        self.tables.update((n, va & -self.span(n + 1)) for n in range(level, self.arch.levels))
+
+
+def canonical(arch: Arch, va: int) -> int:
+    """The canonical address with these low bits."""
+    va &= (1 << arch.va_bits) - 1
+    if arch.sign_extended and va >> arch.va_bits - 1:
+        va |= (1 << 64) - (1 << arch.va_bits)
+    return va
+
+
+def entries(pt: PageTable, pa: int, level: int) -> array:
+    """The raw entries of a table, out of physical memory."""
+    raws = array("Q" if pt.arch.entry_bytes == 8 else "I", bytes(pt.frames.view(pa, pt.arch.table_bytes(level))))
+    if pt.arch.byte_order != sys.byteorder:
+        raws.byteswap()
+    return raws
+
+
+def table_addresses(pt: PageTable) -> list[tuple[int, int]]:
+    """Every table of the tree, the root first, as (physical address, level)."""
+    return [(pa, level) for pa, level, _ in _tables(pt, pt.root, pt.arch.levels, 0)]
+
+
+def _tables(pt, pa, level, va):
+    """Every table of the tree as (physical address, level, first address)."""
+    yield pa, level, va
+    if level == 1:
+        return
+    empty, span = pt.arch.level(level).empty, pt.arch.level(level).span
+    for i, raw in enumerate(entries(pt, pa, level)):
+        if raw != empty and (entry := pt.arch.decode(raw, level)).state is State.TABLE:
+            yield from _tables(pt, entry.pa, level - 1, va + i * span)
+
+
+def contents(pt: PageTable) -> Contents:
+    """What the bytes of a real table say. Fails on a frozen entry, and on a state that no slot has at rest."""
+    arch = pt.arch
+    found = Contents({}, {}, set())
+    for pa, level, first in _tables(pt, pt.root, arch.levels, 0):
+        if level < arch.levels:
+            found.tables.add((level, canonical(arch, first)))
+        empty, span = arch.level(level).empty, arch.level(level).span
+        for i, raw in enumerate(entries(pt, pa, level)):
+            if raw == empty:
+                continue
+            va = canonical(arch, first + i * span)
+            entry = arch.decode(raw, level)
+            assert not entry.frozen, f"{raw:#x} is frozen at {va:#x}"
+            if entry.state is State.HUGE:
+                found.leaves[va] = Mapped(span, entry.pa, entry.flags)
+            elif entry.state is State.SOFT:
+                found.soft[va] = raw
+            else:
+                assert entry.state is State.TABLE, f"{raw:#x} is {entry.state.name} at {va:#x}"
+    return found

@@ -1,0 +1,318 @@
+"""The promise: whatever is done to a table, in whatever order, it holds what a dict would hold.
+
+One state machine for every architecture. Each step is done to a `PageTable` and to a `Reference`; answers and errors
+must be the same, and after each step the bytes in physical memory, read with the architecture's own `decode`, must say
+what the reference says: leaves, software's entries, tables. So must the counters, and `check()` must find nothing.
+In the end nothing is mapped, and nothing but the root is left: no table in the tree, in limbo or parked.
+
+The addresses come from a few places where something can go wrong (the borders of tables, the ends of the address space
+and of its canonical halves), so that steps meet each other's leaves.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from array import array
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+
+import ptl
+from ptl import Outcome, State
+from reference import Reference, Taken, canonical, contents
+
+SOFT = 1 << 12
+"""Bits that every format reads as software's own, with no page behind them."""
+
+
+class Geometry:
+    """The addresses, lengths and attributes that the machine of one architecture draws from."""
+
+    def __init__(self, arch: ptl.arch.Arch) -> None:
+        self.arch = arch
+        self.page, self.huge = arch.level(1).span, arch.level(2).span
+        self.end = 1 << arch.va_bits
+        spans = [arch.level(level).span for level in range(2, arch.levels + 1)]
+        borders = {0, 2 * self.huge, *spans, self.end // 2, self.end}
+        near = {0, self.page, 2 * self.page, self.huge - self.page, self.huge, self.huge + self.page, 2 * self.huge}
+        inside = {border + sign * d for border in borders for d in near for sign in (1, -1)}
+        self.starts = sorted(canonical(arch, va) for va in inside if 0 <= va < self.end)
+        pages = {1, 2, 3, self.huge // self.page - 1, self.huge // self.page, self.huge // self.page + 1}
+        self.lengths = sorted({n * self.page for n in pages} | {2 * self.huge, 3 * self.huge, *spans})
+        self.flags = [flags for flags in ("rx", "rw", "rwxu", "rwxugad", "x", "ra", "rwd") if is_flags(arch, flags)]
+        self.clearable = [letter for letter in "wugad" if letter in arch.flags]
+        self.giant = max(arch.page_sizes)
+        top = (1 << arch.pa_bits) - 8 * self.giant
+        self.targets = sorted({0, self.giant, self.page, self.huge, top if top > 0 else 0})
+        """What a physical address differs by from the virtual one, within a few of the largest pages."""
+
+    def last(self, va: int) -> int:
+        """The end of the addresses that a range from va may cover."""
+        half = self.end // 2 if self.arch.sign_extended else self.end
+        return (va // half + 1) * half
+
+    def target(self, va: int, delta: int) -> int:
+        """A physical address as aligned as delta lets it be."""
+        return (va % (4 * self.giant) + delta) % (1 << self.arch.pa_bits)
+
+
+def is_flags(arch: ptl.arch.Arch, flags: str) -> bool:
+    """Whether the format can say these attributes."""
+    try:
+        arch.attributes(flags)
+    except ptl.FormatError:
+        return False
+    return True
+
+
+@functools.cache
+def machine_for(name: str) -> type[RuleBasedStateMachine]:
+    """The state machine of one architecture."""
+    arch = ptl.arch.get(name)
+    geometry = Geometry(arch)
+    starts, lengths, flag_sets = (st.sampled_from(x) for x in (geometry.starts, geometry.lengths, geometry.flags))
+    page_sizes = st.sampled_from((None, None, *arch.page_sizes))
+    leaf_levels = st.sampled_from([level for level in range(2, arch.levels + 1) if arch.level(level).leaf])
+    upper_levels = st.integers(2, arch.levels)
+
+    class Machine(RuleBasedStateMachine):
+        def __init__(self) -> None:
+            super().__init__()
+            self.domain = ptl.EpochDomain()
+            granule = min(4096, min(arch.table_bytes(level) for level in range(1, arch.levels + 1)))
+            size = min(1 << 32, 64 * geometry.giant)
+            self.frames = ptl.Frames(size, frame_bytes=granule, domain=self.domain)
+            self.pt = ptl.PageTable(arch, frames=self.frames)
+            self.model = Reference(arch)
+            self.runs: list[int] = []
+
+        @initialize()
+        def two_runs_of_frames(self) -> None:
+            self.runs = [self.frames.alloc(geometry.huge) for _ in range(2)]
+
+        def clip(self, va: int, length: int, granule: int = geometry.page) -> tuple[int, int]:
+            """A range of whole granules that stays in the half of the addresses that it begins in."""
+            va = va & -granule
+            return va, min(max(length & -granule, granule), geometry.last(va) - va)
+
+        def end_level(self, va: int) -> int:
+            """The level of the slot that ends the walk of an address."""
+            return arch.levels + 1 - len(self.model.states(va))
+
+        # -- ranges
+
+        @rule(
+            va=starts,
+            length=lengths,
+            delta=st.sampled_from(geometry.targets),
+            flags=flag_sets,
+            page_size=page_sizes,
+            replace=st.booleans(),
+        )
+        def map(self, va, length, delta, flags, page_size, replace):
+            va, length = self.clip(va, length, page_size or geometry.page)
+            pa = geometry.target(va, delta) & -(page_size or geometry.page)
+            if pa % geometry.huge or page_size == geometry.page:
+                length = min(length, 3 * geometry.huge)  # as many small leaves as a test can afford
+            elif pa % geometry.giant or page_size == geometry.huge:
+                length = min(length, 1024 * geometry.huge)
+            try:
+                self.model.map(va, pa, length, flags, page_size, replace)
+            except Taken:
+                with pytest.raises(ptl.AlreadyMapped):
+                    self.pt.map(va, pa, length, flags, page_size=page_size, replace=replace)
+            else:
+                assert self.pt.map(va, pa, length, flags, page_size=page_size, replace=replace) is None
+
+        @rule(va=starts, length=lengths)
+        def unmap(self, va, length):
+            va, length = self.clip(va, length)
+            assert self.pt.unmap(va, length) == self.model.unmap(va, length)
+
+        @rule(va=starts, length=lengths, flags=flag_sets)
+        def protect(self, va, length, flags):
+            va, length = self.clip(va, length)
+            assert self.pt.protect(va, length, flags) == self.model.protect(va, length, flags)
+
+        # -- transitions
+
+        @rule(va=starts)
+        def populate(self, va):
+            assert self.pt.populate(va) is self.model.populate(va)
+
+        @rule(va=starts, level=leaf_levels)
+        def collapse(self, va, level):
+            assert self.pt.collapse(va, level=level) is self.model.collapse(va, None, level)
+
+        @rule(va=starts, level=leaf_levels, run=st.integers(0, 1))
+        def collapse_elsewhere(self, va, level, run):
+            pa = self.runs[run] if level == 2 else geometry.target(va & -geometry.giant, run * geometry.giant)
+            assert self.pt.collapse(va, pa, level=level) is self.model.collapse(va, pa, level)
+
+        @rule(va=starts, delta=st.sampled_from(geometry.targets), flags=flag_sets, level=leaf_levels)
+        def fill_and_collapse(self, va, delta, flags, level):
+            """A table full of leaves, the transition that chance would hardly find."""
+            va &= -arch.level(level).span
+            pa = geometry.target(va, delta) & -arch.level(level - 1).span
+            length, size = arch.level(level).span, arch.level(level - 1).span
+            self.model.map(va, pa, length, flags, size, True)
+            self.pt.map(va, pa, length, flags, page_size=size, replace=True)
+            outcome = Outcome.NOT_CONTIGUOUS if pa % length else Outcome.DONE
+            assert self.pt.collapse(va, level=level) is self.model.collapse(va, None, level) is outcome
+
+        @rule(va=starts)
+        def split(self, va):
+            assert self.pt.split(va) is self.model.split(va)
+
+        @rule(va=starts, level=upper_levels)
+        def retract(self, va, level):
+            assert self.pt.retract(va, level=level) is self.model.retract(va, level)
+
+        @rule(va=starts, length=lengths)
+        def reclaim_empty(self, va, length):
+            va, length = self.clip(va, length)
+            assert self.pt.reclaim_empty(va, length) is self.model.reclaim_empty(va, length)
+
+        # -- one entry
+
+        @rule(
+            va=starts,
+            delta=st.sampled_from(geometry.targets),
+            flags=flag_sets,
+            kind=st.sampled_from([State.HUGE, State.HUGE, State.EMPTY, State.SOFT]),
+            how=st.sampled_from(["exchange", "compare_exchange", "compare_exchange with another value"]),
+        )
+        def change_entry(self, va, delta, flags, kind, how):
+            level, old = self.end_level(va), self.model.raw(va)
+            first = va & -arch.level(level).span
+            mapped = first in self.model.leaves
+            if level > 1 and not mapped:
+                for change in (lambda: self.pt.exchange(va, SOFT), lambda: self.pt.compare_exchange(va, old, SOFT)):
+                    with pytest.raises(ptl.PageFault):
+                        change()
+                return
+            pa = geometry.target(first, delta) & -arch.level(level).span
+            if kind is State.HUGE or level > 1:
+                new = arch.encode(pa, flags, level)
+            else:
+                new = SOFT if kind is State.SOFT else arch.level(1).empty
+            if how == "exchange":
+                assert self.pt.exchange(va, new) == old
+            elif how == "compare_exchange":
+                assert self.pt.compare_exchange(va, old, new) is True
+            else:
+                assert self.pt.compare_exchange(va, old ^ SOFT, new) is False
+                return
+            self.model.leaves.pop(first, None)
+            self.model.soft.pop(first, None)
+            entry = arch.decode(new, level)
+            if entry.state is State.HUGE:
+                self.model.map(first, pa, arch.level(level).span, flags)
+            elif entry.state is State.SOFT:
+                self.model.soft[first] = new
+
+        @rule(va=starts, flag=st.sampled_from(geometry.clearable))
+        def test_and_clear(self, va, flag):
+            found = self.model.lookup(va)
+            if found is None:
+                with pytest.raises(ptl.PageFault):
+                    self.pt.test_and_clear(va, flag)
+                return
+            first, leaf = found
+            assert self.pt.test_and_clear(va, flag) is (flag in leaf.flags)
+            self.model.leaves[first] = leaf._replace(flags=leaf.flags.replace(flag, ""))
+
+        # -- reading
+
+        @rule(data=st.data(), offset=st.integers(-1, 1))
+        def read_at_an_edge(self, data, offset):
+            """The first and the last byte of a leaf, and their neighbours: scalar, in words, and step by step."""
+            edges = {va + offset for va in geometry.starts}
+            for first in list(self.model.leaves)[:8]:
+                edges |= {first + offset, first + self.model.leaves[first].size + offset}
+            va = data.draw(st.sampled_from(sorted(va for va in edges if va >= 0 and canonical(arch, va) == va)))
+            states, found, pa = self.model.states(va), self.model.lookup(va), self.model.translate(va)
+            leaf, walk = self.pt.lookup(va), self.pt.walk(va)
+            if found is None:
+                with pytest.raises(ptl.PageFault) as fault:
+                    self.pt.translate(va)
+                assert (fault.value.va, fault.value.level, fault.value.state) == (va, self.end_level(va), states[-1])
+                assert leaf is None
+                assert walk.fault == str(fault.value)
+            else:
+                first, mapped = found
+                assert self.pt.translate(va) == pa
+                assert (leaf.va, leaf.size, leaf.pa, leaf.flags) == (first, *mapped)
+                assert (leaf.level, leaf.raw) == (self.end_level(va), self.model.raw(va))
+                assert walk.fault is None
+            assert walk.leaf == leaf
+            assert [step.state for step in walk.steps] == states
+            assert [step.level for step in walk.steps] == list(range(arch.levels, arch.levels - len(states), -1))
+            assert walk.steps[-1].raw == self.model.raw(va)
+
+        @rule()
+        def read_all_edges_at_once(self):
+            vas = array("Q", geometry.starts)
+            for va in list(self.model.leaves)[:64]:
+                vas.extend((va, va + self.model.leaves[va].size - 1))
+            expected = [self.model.translate(va) for va in vas]
+            assert list(self.pt.translate(vas)) == [ptl.UNMAPPED if pa is None else pa for pa in expected]
+
+        # -- always
+
+        @invariant()
+        def bytes_say_what_the_model_says(self):
+            assert contents(self.pt) == self.model.contents()
+
+        @invariant()
+        def counters_agree(self):
+            assert self.pt.check() == self.pt.stats()["tables"] == self.model.table_count()
+            assert self.frames.stats()["parked"] == self.model.parked()
+            assert self.domain.stats()["inside"] == 0
+
+        # -- the end
+
+        @rule(leaf_by_leaf=st.booleans())
+        def start_over(self, leaf_by_leaf):
+            """Unmap everything: whole halves at once, or leaf by leaf and then the tables."""
+            half = geometry.last(0)
+            halves = {canonical(arch, start) for start in range(0, geometry.end, half)}
+            if leaf_by_leaf:
+                for va, leaf in self.model.leaves.items():
+                    assert self.pt.unmap(va, leaf.size) == leaf.size
+                for va in self.model.soft:
+                    assert self.pt.unmap(va, geometry.page) == geometry.page
+                for va in halves:
+                    self.pt.reclaim_empty(va, half)
+            else:
+                mapped = sum(leaf.size for leaf in self.model.leaves.values()) + geometry.page * len(self.model.soft)
+                assert sum(self.pt.unmap(va, half) for va in halves) == mapped
+            self.model = Reference(arch)
+            self.domain.synchronize()
+            assert self.domain.stats()["limbo"] == 0
+            stats = self.frames.stats()
+            data_frames = len(self.runs) * geometry.huge // self.frames.frame_bytes
+            assert (stats["tables"], stats["parked"], stats["data_frames"]) == (1, 0, data_frames)
+
+        def teardown(self):
+            if sys.exc_info()[0] is None:
+                self.start_over(False)
+                self.counters_agree()
+
+    return Machine
+
+
+@pytest.mark.parametrize("name", ptl.arch.names())
+def test_a_table_holds_what_a_dict_would(name):
+    run_state_machine_as_test(
+        machine_for(name),
+        settings=settings(
+            max_examples=15,
+            stateful_step_count=30,
+            deadline=None,
+            suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+        ),
+    )
