@@ -16,7 +16,7 @@ bench: .venv-test/done       ## single operations beside dict, by pytest-benchma
 
 lint: .venv-lint/done        ## style and types
 	.venv-lint/bin/ruff check . && .venv-lint/bin/ruff format --check .
-	.venv-lint/bin/cython-lint src/ptl
+	PATH="$(CURDIR)/.venv-lint/bin:$$PATH" cython-lint src/ptl
 	.venv-lint/bin/mypy
 	.venv-lint/bin/python -m mypy.stubtest ptl._core ptl._race --allowlist stubtest-allowlist.txt --ignore-disjoint-bases
 

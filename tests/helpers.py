@@ -106,7 +106,7 @@ def in_thread(call: Callable[[], object]) -> object:
 
 
 def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a Python like this one, on the same `ptl` and these tests, with more environment variables; it must end well."""
+    """Run a Python like this one, on the same `ptl`, with more environment variables; it must end well."""
     paths = [str(Path(ptl.__file__).parent.parent), str(Path(__file__).parent)]
     done = subprocess.run(
         [sys.executable, *arguments],

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from array import array
+from collections import Counter
 from typing import NamedTuple
 
 from ptl import Outcome, PageTable, State
@@ -73,7 +74,8 @@ class Reference:
 
     def parked(self) -> int:
         """How many tables the huge leaves hold back for a split."""
-        return sum(self.parked_for(leaf.size) for leaf in self.leaves.values() if leaf.size != self.span(1))
+        sizes = Counter(leaf.size for leaf in self.leaves.values())
+        return sum(count * self.parked_for(size) for size, count in sizes.items())
 
     def lookup(self, va: int) -> tuple[int, Mapped] | None:
         """The leaf that maps an address, with its first address."""
@@ -293,40 +295,44 @@ def entries(pt: PageTable, pa: int, level: int) -> array:
     return raws
 
 
-def table_addresses(pt: PageTable) -> list[tuple[int, int]]:
-    """Every table of the tree, the root first, as (physical address, level)."""
-    return [(pa, level) for pa, level, _ in _tables(pt, pt.root, pt.arch.levels, 0)]
-
-
-def _tables(pt, pa, level, va):
-    """Every table of the tree as (physical address, level, first address)."""
-    yield pa, level, va
-    if level == 1:
-        return
-    empty, span = pt.arch.level(level).empty, pt.arch.level(level).span
-    for i, raw in enumerate(entries(pt, pa, level)):
-        if raw != empty and (entry := pt.arch.decode(raw, level)).state is State.TABLE:
-            yield from _tables(pt, entry.pa, level - 1, va + i * span)
-
-
 def contents(pt: PageTable) -> Contents:
     """What the bytes of a real table say. Fails on a frozen entry, and on a state that no slot has at rest."""
     arch = pt.arch
+    decode = _decoder(arch)
     found = Contents({}, {}, set())
-    for pa, level, first in _tables(pt, pt.root, arch.levels, 0):
-        if level < arch.levels:
-            found.tables.add((level, canonical(arch, first)))
+
+    def read(pa: int, level: int, first: int) -> None:
         empty, span = arch.level(level).empty, arch.level(level).span
         for i, raw in enumerate(entries(pt, pa, level)):
             if raw == empty:
                 continue
             va = canonical(arch, first + i * span)
-            entry = arch.decode(raw, level)
-            assert not entry.frozen, f"{raw:#x} is frozen at {va:#x}"
-            if entry.state is State.HUGE:
-                found.leaves[va] = Mapped(span, entry.pa, entry.flags)
-            elif entry.state is State.SOFT:
+            state, address, flags, frozen = decode(raw, level)
+            assert not frozen, f"{raw:#x} is frozen at {va:#x}"
+            if state is State.HUGE:
+                found.leaves[va] = Mapped(span, address, flags)
+            elif state is State.SOFT:
                 found.soft[va] = raw
             else:
-                assert entry.state is State.TABLE, f"{raw:#x} is {entry.state.name} at {va:#x}"
+                assert state is State.TABLE, f"{raw:#x} is {state.name} at {va:#x}"
+                found.tables.add((level - 1, va))
+                read(address, level - 1, first + i * span)
+
+    read(pt.root, arch.levels, 0)
     return found
+
+
+def _decoder(arch: Arch):
+    """The architecture's own `decode`, as a tuple and remembered: tests read the same bytes again and again."""
+    known = _DECODED.setdefault(id(arch), (arch, {}))[1]
+
+    def decode(raw: int, level: int):
+        if (raw, level) not in known:
+            entry = arch.decode(raw, level)
+            known[raw, level] = entry.state, entry.pa, entry.flags, entry.frozen
+        return known[raw, level]
+
+    return decode
+
+
+_DECODED: dict[int, tuple[Arch, dict]] = {}

@@ -28,6 +28,10 @@ SOFT = 1 << 12
 """Bits that every format reads as software's own, with no page behind them."""
 
 
+DOMAIN = ptl.EpochDomain()
+"""So that nobody else's tables are in limbo."""
+
+
 class Geometry:
     """The addresses, lengths and attributes that the machine of one architecture draws from."""
 
@@ -77,14 +81,12 @@ def machine_for(name: str) -> type[RuleBasedStateMachine]:
     page_sizes = st.sampled_from((None, None, *arch.page_sizes))
     leaf_levels = st.sampled_from([level for level in range(2, arch.levels + 1) if arch.level(level).leaf])
     upper_levels = st.integers(2, arch.levels)
+    granule = min(4096, *(arch.table_bytes(level) for level in range(1, arch.levels + 1)))
 
     class Machine(RuleBasedStateMachine):
         def __init__(self) -> None:
             super().__init__()
-            self.domain = ptl.EpochDomain()
-            granule = min(4096, min(arch.table_bytes(level) for level in range(1, arch.levels + 1)))
-            size = min(1 << 32, 64 * geometry.giant)
-            self.frames = ptl.Frames(size, frame_bytes=granule, domain=self.domain)
+            self.frames = ptl.Frames(min(1 << 32, 64 * geometry.giant), frame_bytes=granule, domain=DOMAIN)
             self.pt = ptl.PageTable(arch, frames=self.frames)
             self.model = Reference(arch)
             self.runs: list[int] = []
@@ -115,10 +117,9 @@ def machine_for(name: str) -> type[RuleBasedStateMachine]:
         def map(self, va, length, delta, flags, page_size, replace):
             va, length = self.clip(va, length, page_size or geometry.page)
             pa = geometry.target(va, delta) & -(page_size or geometry.page)
-            if pa % geometry.huge or page_size == geometry.page:
-                length = min(length, 3 * geometry.huge)  # as many small leaves as a test can afford
-            elif pa % geometry.giant or page_size == geometry.huge:
-                length = min(length, 1024 * geometry.huge)
+            leaf = page_size or max(size for size in arch.page_sizes if not (va | pa) % size)
+            affordable = {geometry.page: 3 * geometry.huge, geometry.huge: geometry.giant}
+            length = min(length, affordable.get(leaf, 4 * geometry.giant), (1 << arch.pa_bits) - pa)
             try:
                 self.model.map(va, pa, length, flags, page_size, replace)
             except Taken:
@@ -152,16 +153,37 @@ def machine_for(name: str) -> type[RuleBasedStateMachine]:
             pa = self.runs[run] if level == 2 else geometry.target(va & -geometry.giant, run * geometry.giant)
             assert self.pt.collapse(va, pa, level=level) is self.model.collapse(va, pa, level)
 
-        @rule(va=starts, delta=st.sampled_from(geometry.targets), flags=flag_sets, level=leaf_levels)
-        def fill_and_collapse(self, va, delta, flags, level):
-            """A table full of leaves, the transition that chance would hardly find."""
-            va &= -arch.level(level).span
-            pa = geometry.target(va, delta) & -arch.level(level - 1).span
+        @rule(
+            va=starts,
+            delta=st.sampled_from(geometry.targets),
+            flags=flag_sets,
+            level=leaf_levels,
+            spoil=st.sampled_from([None, None, "hole", "soft", "flags", "frame", "table"]),
+            index=st.sampled_from([0, 1, -1]),
+        )
+        def fill_and_collapse(self, va, delta, flags, level, spoil, index):
+            """A table full of leaves, which chance would hardly find, or nearly: one entry may be in the way."""
             length, size = arch.level(level).span, arch.level(level - 1).span
-            self.model.map(va, pa, length, flags, size, True)
-            self.pt.map(va, pa, length, flags, page_size=size, replace=True)
-            outcome = Outcome.NOT_CONTIGUOUS if pa % length else Outcome.DONE
-            assert self.pt.collapse(va, level=level) is self.model.collapse(va, None, level) is outcome
+            va &= -length
+            pa = geometry.target(va, delta) & -size
+            odd = va + index % arch.level(level - 1).entries * size
+            for table in (self.model, self.pt):
+                table.map(va, pa, length, flags, page_size=size, replace=True)
+                if spoil == "hole":
+                    table.unmap(odd, size)
+                elif spoil == "flags":
+                    table.protect(odd, size, "rwxg" if "w" not in flags else "rx")
+                elif spoil == "frame":
+                    table.map(odd, (pa + size) % (1 << arch.pa_bits), size, flags, page_size=size, replace=True)
+                elif spoil == "table":
+                    table.split(odd)
+            if spoil == "soft" and level == 2:
+                self.pt.exchange(odd, SOFT)
+                del self.model.leaves[odd]
+                self.model.soft[odd] = SOFT
+            outcome = self.model.collapse(va, None, level)
+            assert spoil or outcome is (Outcome.NOT_CONTIGUOUS if pa % length else Outcome.DONE)
+            assert self.pt.collapse(va, level=level) is outcome
 
         @rule(va=starts)
         def split(self, va):
@@ -271,7 +293,7 @@ def machine_for(name: str) -> type[RuleBasedStateMachine]:
         def counters_agree(self):
             assert self.pt.check() == self.pt.stats()["tables"] == self.model.table_count()
             assert self.frames.stats()["parked"] == self.model.parked()
-            assert self.domain.stats()["inside"] == 0
+            assert DOMAIN.stats()["inside"] == 0
 
         # -- the end
 
@@ -291,8 +313,8 @@ def machine_for(name: str) -> type[RuleBasedStateMachine]:
                 mapped = sum(leaf.size for leaf in self.model.leaves.values()) + geometry.page * len(self.model.soft)
                 assert sum(self.pt.unmap(va, half) for va in halves) == mapped
             self.model = Reference(arch)
-            self.domain.synchronize()
-            assert self.domain.stats()["limbo"] == 0
+            DOMAIN.synchronize()
+            assert DOMAIN.stats()["limbo"] == 0
             stats = self.frames.stats()
             data_frames = len(self.runs) * geometry.huge // self.frames.frame_bytes
             assert (stats["tables"], stats["parked"], stats["data_frames"]) == (1, 0, data_frames)
@@ -310,8 +332,8 @@ def test_a_table_holds_what_a_dict_would(name):
     run_state_machine_as_test(
         machine_for(name),
         settings=settings(
-            max_examples=15,
-            stateful_step_count=30,
+            max_examples=60,
+            stateful_step_count=40,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
         ),

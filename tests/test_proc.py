@@ -113,7 +113,7 @@ def test_a_line_of_maps_becomes_a_mapping(fake: FakeProc) -> None:
 def test_a_private_mapping_without_permissions(fake: FakeProc) -> None:
     fake.maps(line(0x1000, 0x2000, "---p"))
     (mapping,) = fake.read().mappings
-    assert not (mapping.readable or mapping.writable or mapping.executable or mapping.shared)
+    assert (mapping.readable, mapping.writable, mapping.executable, mapping.shared) == (False,) * 4
 
 
 def test_an_anonymous_mapping_has_no_path(fake: FakeProc) -> None:
@@ -426,7 +426,7 @@ def test_a_process_that_is_not_there(fake: FakeProc) -> None:
 
 
 def test_a_system_without_proc(tmp_path: Path) -> None:
-    with pytest.raises(ProcessError, match="not Linux: no .*/nothing$"):
+    with pytest.raises(ProcessError, match=r"not Linux: no .*/nothing$"):
         proc.read(PID, proc=tmp_path / "nothing")
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from ptl.race import arrival_quantiles
 from ptl.show import race_page, race_table
 from ptl.show.units import count, duration, exact, si, three
 
@@ -116,6 +117,7 @@ def numbers(policy: str, kind: str, seconds: float = 2.0, steps: int = 16) -> di
         "faults": sum(number for _, number in fault_buckets),
         "faults_per_s": sum(number for _, number in fault_buckets) / seconds,
         "latency_ns": quantiles(read_buckets),
+        "arrival_latency_ns": arrival_quantiles(read_buckets),
         "fault_latency_ns": quantiles(fault_buckets),
         "collapses": collapses if kind == "anonymous" else 0,
         "splits": collapses - 1 if kind == "anonymous" else 0,
@@ -244,6 +246,11 @@ LINES: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
     (" p99", lambda n: duration(n["latency_ns"]["p99"])),
     (" p99.9", lambda n: duration(n["latency_ns"]["p99.9"])),
     (" max", lambda n: duration(n["latency_ns"]["max"])),
+    ("Reads due now", lambda _: ""),
+    (" p50", lambda n: duration(n["arrival_latency_ns"]["p50"])),
+    (" p99", lambda n: duration(n["arrival_latency_ns"]["p99"])),
+    (" p99.9", lambda n: duration(n["arrival_latency_ns"]["p99.9"])),
+    (" max", lambda n: duration(n["arrival_latency_ns"]["max"])),
     ("Faults", lambda _: ""),
     (" per second", lambda n: si(n["faults_per_s"])),
     (" p50", lambda n: duration(n["fault_latency_ns"]["p50"])),

@@ -9,8 +9,9 @@
         pa = ptl_walk(tree, va)             # any number of walks
         ptl_unpin(tree)
 
-`attributes` is a set of bits, bit n for letter n of "rwxugad". Results of type int are 0 when it was done, otherwise one of the numbers of `Result` in core/transition.pxi, which are
-those of `ptl.Outcome`; from 100 on the Python method of the same name would have raised.
+`attributes` is a set of bits, bit n for letter n of "rwxugad". Results of type int are 0 when it was done, otherwise one
+of the numbers of `Result` in core/transition.pxi, which are those of `ptl.Outcome`; from 100 on the Python method of the
+same name would have raised.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -32,7 +33,9 @@ cdef void ptl_unpin(Tree *tree) noexcept nogil
 cdef uint64_t ptl_walk(Tree *tree, uint64_t va) noexcept nogil
 cdef uint64_t ptl_translate(Tree *tree, uint64_t va) noexcept nogil
 cdef uint32_t ptl_lookup(Tree *tree, uint64_t va, uint64_t *raw) noexcept nogil
-cdef int ptl_compare_exchange(Tree *tree, uint64_t va, uint64_t expected, uint64_t desired) noexcept nogil
+cdef int ptl_compare_exchange(
+    Tree *tree, uint64_t va, uint32_t level, uint64_t expected, uint64_t desired
+) noexcept nogil
 cdef int ptl_map(Tree *tree, uint64_t va, uint64_t pa, uint64_t length, uint32_t attributes) noexcept nogil
 cdef int ptl_unmap(Tree *tree, uint64_t va, uint64_t length) noexcept nogil
 cdef int ptl_populate(Tree *tree, uint64_t va) noexcept nogil

@@ -136,8 +136,12 @@ cdef class Course:
     cdef uint32_t attributes
     cdef uint32_t stop_flag
 
-    def __cinit__(self, PageTable table, str policy, object collapsing, object faulting, object pages, object mappings):
+    def __cinit__(
+        self, PageTable table not None, str policy not None, object collapsing, object faulting, object pages, mappings
+    ):
         cdef uint64_t i
+        if not collapsing or not faulting:
+            raise ValueError("a course needs at least one region to collapse and one to fault in")
         arch = table.arch
         self.table = table
         self.tree = table.tree
@@ -240,7 +244,7 @@ cdef class Runner:
     cdef readonly uint64_t wrong, collapses, splits, retracts, failures
     cdef uint64_t random
 
-    def __cinit__(self, Course course, uint64_t seed):
+    def __cinit__(self, Course course not None, uint64_t seed):
         self.course = course
         self.latencies = Latencies()
         self.random = seed * <uint64_t> 0x9E3779B97F4A7C15 | 1
@@ -266,7 +270,8 @@ cdef class Runner:
             may_be_unmapped = False
             if pick & 1 or not course.page_count:
                 region = &course.collapsing[(pick >> 32) % course.collapsing_count]
-                va, mapping, first, second = region.va + offset, region.mapping, region.run[0] + offset, region.run[1] + offset
+                va, mapping = region.va + offset, region.mapping
+                first, second = region.run[0] + offset, region.run[1] + offset
             elif pick & 6:
                 page = &course.pages[(pick >> 32) % course.page_count]
                 offset &= course.page_bytes - 1
@@ -295,6 +300,8 @@ cdef class Runner:
 
         Eight faults, then a nap: a thread that faults without a pause would take a core from the others.
         """
+        if count == 0 or first + count > self.course.faulting_count:
+            raise ValueError(f"there are {self.course.faulting_count} fault regions, not {first + count}")
         with nogil:
             self.fault_loop(self.course, first, count)
 
@@ -324,15 +331,18 @@ cdef class Runner:
 
     cdef void timed_touch(self, Course course) noexcept nogil:
         cdef uint64_t pick = next_random(&self.random), before, va, raw = 0
+        cdef uint32_t level
         region = &course.collapsing[(pick >> 32) % course.collapsing_count]
         va = region.va + (pick & (course.region_bytes - 1))
         before = clock_ns()
         course.lock_shared(region.mapping)
         # Ends: a failure means that somebody else changed the entry.
-        while ptl_lookup(course.tree, va, &raw) and ptl_compare_exchange(course.tree, va, raw, raw ^ course.accessed):
-            pass
+        while True:
+            level = ptl_lookup(course.tree, va, &raw)
+            if level == 0 or ptl_compare_exchange(course.tree, va, level, raw, raw ^ course.accessed) == 0:
+                break
         course.unlock(region.mapping)
-        self.finish_fault(before, False)
+        self.finish_fault(before, level == 0)
 
     cdef inline void finish_fault(self, uint64_t before, bint failed) noexcept nogil:
         self.latencies.add(clock_ns() - before)
@@ -372,7 +382,7 @@ cdef class Runner:
 
 def clock_cost_ns():
     """What reading the clock once costs: it is part of every duration."""
-    cdef uint64_t first = clock_ns(), i, last = first
-    for i in range(100_000):
+    cdef uint64_t first = clock_ns(), last = first
+    for _i in range(100_000):
         last = clock_ns()
-    return (last - first) / 100_000
+    return (last - first) / 100_000.0

@@ -30,14 +30,18 @@ def main() -> None:
 @main.command(name="race")
 @click.option("--pid", type=int, help="The process whose address space to use; by default this one.")
 @click.option("--arch", "arch_name", type=click.Choice(arch.names()), default="x86_64", show_default=True)
-@click.option("--seconds", type=float, default=6.0, show_default=True, help="For each policy, shared by three kinds of run.")
+@click.option(
+    "--seconds", type=float, default=6.0, show_default=True, help="For each policy, shared by three kinds of run."
+)
 @click.option("--readers", type=int, default=1, show_default=True, help="Threads that translate.")
 @click.option("--faulters", type=int, default=1, show_default=True, help="Threads that map, unmap and touch pages.")
 @click.option(
     "--policy", "policies", multiple=True, type=click.Choice(race.POLICIES), help="May be repeated; by default all."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
-@click.option("--html", "page", type=click.Path(dir_okay=False, writable=True, path_type=Path), help="Write a page with plots.")
+@click.option(
+    "--html", "page", type=click.Path(dir_okay=False, writable=True, path_type=Path), help="Write a page with plots."
+)
 def race_command(
     pid: int | None,
     arch_name: str,
@@ -51,8 +55,8 @@ def race_command(
     """Race readers and faults of a live process's address space against a collapser.
 
     Reader threads translate real mapped addresses and check every answer, fault threads map and unmap, and a collapser
-    collapses, splits and retracts 2 MiB regions, under each locking policy in turn on the same work. The exit status is 1
-    when a translation was wrong.
+    collapses, splits and retracts 2 MiB regions, under each locking policy in turn on the same work. The exit status is
+    1 when a translation was wrong.
     """
     settings = race.Settings(seconds, readers, faulters, policies or race.POLICIES)
     try:

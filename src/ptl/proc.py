@@ -151,9 +151,6 @@ def read(pid: int | None = None, *, proc: Path = Path("/proc")) -> ProcessImage:
         return _read(files)
 
 
-# --- the files ---------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class Placed:
     """A run of resident pages where it goes in a page table: addresses, `length` and `page_size` in bytes."""
@@ -200,7 +197,9 @@ def lay_out(image: ProcessImage, arch: str | Arch = "x86_64") -> Layout:
             start = cursor + mapping.start % huge
             cursor = -(-(start + mapping.length) // huge) * huge
             if cursor > top:
-                raise AddressError(f"process {image.pid} maps more than the {top:#x} bytes that {arch.name} can address")
+                raise AddressError(
+                    f"process {image.pid} maps more than the {top:#x} bytes that {arch.name} can address"
+                )
         spans.append((start, start + mapping.length - 1))
         moved.append(start - mapping.start)
     frames_made_up = any(
@@ -236,6 +235,9 @@ def snapshot(pid: int | None = None, *, arch: str | Arch = "x86_64", frames: Fra
     for placed in layout.pages:
         table.map(placed.va, placed.pa, placed.length, placed.flags, page_size=placed.page_size)
     return table
+
+
+# --- the files ---------------------------------------------------------------------------------------------
 
 
 class _Files:

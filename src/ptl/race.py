@@ -6,7 +6,8 @@
 
 Of the 2 MiB regions of the process (what one slot of level 2 covers) the fullest are collapsed and split; the next are
 those in which fault threads map and unmap. Collapsed regions are filled up first, as khugepaged fills holes, and their
-frames are the race's own, because an anonymous collapse really copies them. All other pages are as the process has them.
+frames are the race's own, because an anonymous collapse really copies them. All other pages are as the process has
+them.
 """
 
 from __future__ import annotations
@@ -26,7 +27,6 @@ from typing import Any
 from ptl import _race, proc
 from ptl._core import EpochDomain, Frames, PageTable
 from ptl._version import __version__
-from ptl.arch import Arch
 
 POLICIES = tuple(_race.POLICIES)
 KINDS = tuple(_race.KINDS)
@@ -38,13 +38,17 @@ KERNEL_PATHS = {
         "read": "a software walk (mincore, smaps) inside an RCU section, with no lock: the kernel has none such yet",
         "fault": "the entry changed by compare-exchange, as KVM's TDP MMU does it",
         "file": "collapse_pte_mapped_thp and retract_page_tables since 6.6: the two table locks, no mmap or VMA lock",
-        "anonymous": "collapse_huge_page if it needed no more than the two table locks: the kernel still takes its write lock",
+        "anonymous": (
+            "collapse_huge_page if it needed no more than the two table locks: the kernel still takes its write lock"
+        ),
     },
     "vma_lock": {
         "read": "a software walk under the mapping's lock, shared, as /proc/PID/maps reads since 6.17",
         "fault": "a page fault under the per-VMA lock (6.4), shared",
         "file": "collapse and retract under the mapping's lock, exclusive, for the switch only",
-        "anonymous": "collapse_huge_page as its vma_start_write sees it: the mapping's lock, exclusive, while 2 MiB are copied",
+        "anonymous": (
+            "collapse_huge_page as its vma_start_write sees it: the mapping's lock, exclusive, while 2 MiB are copied"
+        ),
     },
     "mmap_lock": {
         "read": "a software walk under mmap_lock, shared, as mincore and smaps take it",
@@ -129,14 +133,18 @@ def _outside(placed: proc.Placed, changed: frozenset[int], huge: int) -> Iterato
 
 
 def run(
-    settings: Settings, *, pid: int | None = None, arch: str = "x86_64", tick: Callable[[str, float], None] | None = None
+    settings: Settings,
+    *,
+    pid: int | None = None,
+    arch: str = "x86_64",
+    tick: Callable[[str, float], None] | None = None,
 ) -> dict[str, Any]:
     """Run the race and return its result: see `docs/race.md` for every key.
 
     tick: called about ten times a second with what is running and the seconds since the last call.
 
-    Raises RaceError for settings that make no race, ProcessError for a process that cannot be read, AddressError for one
-    that does not fit the architecture.
+    Raises RaceError for settings that make no race, ProcessError for a process that cannot be read, AddressError for
+    one that does not fit the architecture.
     """
     check(settings)
     image = proc.read(pid)

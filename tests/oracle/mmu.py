@@ -6,9 +6,9 @@
                                        it reads entries, and sets accessed and dirty in them
 
 A `Cpu` is one core in one mode of privilege. `translate` asks its MMU for one access and answers with the physical
-address or `FAULT`; `run` lets it execute a small program on the mapped pages. It keeps translations in a TLB until
-`flush`, so a test that forgets a flush sees what a kernel that forgets one would see. A `Machine` is a page table with
-one core for each mode of its architecture.
+address or `FAULT`; `run` lets it execute a small program on the mapped pages. Where there is RAM behind an address it
+keeps the translation in a TLB until `flush`, so a test that forgets a flush sees what a kernel that forgets one would
+see. A `Machine` is a page table with one core for each mode of its architecture.
 
 The emulator is Unicorn, in the mode in which its TLB is filled by the MMU code that it took from QEMU. The Python
 package does not wrap the translate call; it is reached through ctypes in the loaded C library.
@@ -18,7 +18,7 @@ What this judge cannot say (`Cpu.unjudged` has the bits):
 - x86 has 40 bits of physical address here; it faults on an address above.
 - 32-bit x86 has PSE-36: bits 20 to 13 of a 4 MiB leaf are address bits 39 to 32, which ptl calls reserved.
 - An x86 entry for a table may itself deny access. ptl's entries for tables never do, and its walk does not ask.
-- RISC-V is from before bits 63 to 54 were reserved in every entry, and D, A and U in an entry for a table.
+- RISC-V here is from before a CPU had to fault on bits 63 to 54 of any entry, and on D, A and U of one for a table.
 - An entry that points to another place than a table. ptl knows where its tables are; a CPU does not.
 - It says which access it refused, not why.
 """
@@ -44,7 +44,8 @@ try:
 except ImportError as error:
     MISSING = f"no emulated CPU here: {error}"
 else:
-    MISSING = "" if hasattr(uclib, "uc_vmem_translate") else f"Unicorn {unicorn.__version__} cannot translate; 2.1.4 can"
+    able = hasattr(uclib, "uc_vmem_translate")
+    MISSING = "" if able else f"Unicorn {unicorn.__version__} cannot translate; 2.1.4 can"
 
 MIB = 1 << 20
 RAM = 64 * MIB
@@ -101,11 +102,19 @@ class Program:
     word: int
     """The bytes of a word."""
     load: int
-    """Which instruction of the loop loads, from 0."""
+    """Which instruction of the loop loads, from 0; the next adds to the sum."""
     store: int
     instructions: int
     registers: dict[str, str]
-    """Where base, offset, increment, stride, mask, sum and pc are kept."""
+    """Which register plays which of the ROLES."""
+
+
+ROLES = ("pc", "base", "offset", "increment", "stride", "mask", "sum", "value", "address")
+
+
+def in_roles(names: str) -> dict[str, str]:
+    """Registers by role, from their names in that order."""
+    return dict(zip(ROLES, names.split(), strict=False))
 
 
 class Cpu(ABC):
@@ -131,9 +140,7 @@ class Cpu(ABC):
     def translate(self, va: int, access: Access) -> Verdict:
         """Where this access to an address goes; as on hardware it may set accessed and dirty."""
         probes[self.arch.name] += 1
-        status = uclib.uc_vmem_translate(
-            self.uc._uch, ctypes.c_uint64(va), access.number, ctypes.byref(self._answer)
-        )
+        status = uclib.uc_vmem_translate(self.uc._uch, ctypes.c_uint64(va), access.number, ctypes.byref(self._answer))
         if status == access.refusal:
             return FAULT
         if status != unicorn.UC_ERR_OK:
@@ -149,8 +156,16 @@ class Cpu(ABC):
         """Whether the manual lets a leaf with these attributes be used so in this core's mode."""
 
     @abstractmethod
+    def goes_on(self, level: int, raw: int) -> bool:
+        """Whether the CPU takes an entry of that level for one that names a table."""
+
+    @abstractmethod
     def unjudged(self, level: int, *, leaf: bool) -> int:
         """The bits of an entry about which this emulator and ptl have no common opinion."""
+
+    def marks_before_it_refuses(self, level: int) -> bool:
+        """Whether this emulator sets accessed in a leaf of that level even where it then denies the access."""
+        return False
 
     # -- execution
 
@@ -161,10 +176,27 @@ class Cpu(ABC):
             self.uc.reg_write(self._register(self.program.registers[name]), value)
 
     def run(self, count: int) -> None:
-        """Execute that many instructions."""
+        """Execute that many instructions, none of which faults."""
         instructions[self.arch.name] += count
         self.uc.emu_start(self.pc, until=0, count=count)
         self.pc = self.register("pc")
+
+    def step(self) -> bool:
+        """Execute one instruction; False, and as before, when it faults.
+
+        After a fault the engine is replaced: nobody handled it, so x86 takes the next for a double fault and halts in
+        silence at the one after, and RISC-V has moved pc already.
+        """
+        kept = {name: self.register(name) for name in self.program.registers if name != "pc"}
+        try:
+            self.run(1)
+        except unicorn.UcError as error:
+            if error.errno != unicorn.UC_ERR_EXCEPTION:
+                raise
+            self.uc = self._start()
+            self.load(self.pc, **kept)
+            return False
+        return True
 
     def register(self, name: str) -> int:
         """The value of one of the program's registers."""
@@ -209,7 +241,7 @@ class X86(Cpu):
         load=0,
         store=3,
         instructions=7,
-        registers=dict(base="RDI", offset="RSI", increment="RDX", stride="RCX", mask="R8", sum="RBX", pc="RIP"),
+        registers=in_roles("RIP RDI RSI RDX RCX R8 RBX RAX"),
     )
     bits = 64
     sysret = bytes.fromhex("48 0f 07")
@@ -222,10 +254,17 @@ class X86(Cpu):
     def permits(self, flags: str, access: Access) -> bool:
         return access.letter in flags and (self.mode is not Mode.USER or "u" in flags)
 
+    def goes_on(self, level: int, raw: int) -> bool:
+        present, page_size = 1 << 0, 1 << 7
+        return level > 1 and raw & (present | page_size) == present
+
     def unjudged(self, level: int, *, leaf: bool) -> int:
         above_40_bits = 0x000F_FF00_0000_0000
         write, user, no_execute = 1 << 1, 1 << 2, 1 << 63
         return above_40_bits | (0 if leaf else write | user | no_execute)
+
+    def marks_before_it_refuses(self, level: int) -> bool:
+        return level == 3
 
     def _start(self) -> unicorn.Uc:
         uc = self._engine(unicorn.UC_ARCH_X86, unicorn.UC_MODE_64 if self.bits == 64 else unicorn.UC_MODE_32)
@@ -242,7 +281,7 @@ class X86(Cpu):
         return self.PAE | (self.LA57 if self.arch.levels == 5 else 0)
 
     def _leave_ring_0(self, uc: unicorn.Uc) -> None:
-        """Execute one `sysret`, before there is paging: a segment register refuses to be written with less privilege."""
+        """Execute a `sysret` before there is paging: segment registers refuse to be written with less privilege."""
         page = 0x1000
         uc.mem_map(page, 0x1000)
         uc.mem_write(page, self.sysret)
@@ -274,7 +313,7 @@ class I386(X86):
         load=0,
         store=3,
         instructions=7,
-        registers=dict(base="EDI", offset="ESI", increment="EDX", stride="ECX", mask="EBP", sum="EBX", pc="EIP"),
+        registers=in_roles("EIP EDI ESI EDX ECX EBP EBX EAX"),
     )
     bits = 32
     sysret = bytes.fromhex("0f 07")
@@ -310,18 +349,28 @@ class Riscv(Cpu):
         load=1,
         store=4,
         instructions=8,
-        registers=dict(base="A0", offset="A1", increment="A2", stride="A3", mask="A4", sum="S0", pc="PC"),
+        registers=in_roles("PC A0 A1 A2 A3 A4 S0 T1 T0"),
     )
 
     SV39 = 8 << 60
     SUM = 1 << 18
 
+    def translate(self, va: int, access: Access) -> Verdict:
+        """As any core; but with SUM a translation that was filled by a read would let a user page be executed too."""
+        if self.mode is Mode.SUPERVISOR_SUM and access is Access.EXECUTE:
+            self.flush()
+        return super().translate(va, access)
+
     def permits(self, flags: str, access: Access) -> bool:
         if "u" in flags:
-            mine = self.mode is Mode.USER or self.mode is Mode.SUPERVISOR_SUM and access is not Access.EXECUTE
+            mine = self.mode is Mode.USER or (self.mode is Mode.SUPERVISOR_SUM and access is not Access.EXECUTE)
         else:
             mine = self.mode is not Mode.USER
         return mine and access.letter in flags
+
+    def goes_on(self, level: int, raw: int) -> bool:
+        valid, read_write_execute = 0b0001, 0b1110
+        return level > 1 and raw & (valid | read_write_execute) == valid
 
     def unjudged(self, level: int, *, leaf: bool) -> int:
         above_frame_number = 0xFFC0_0000_0000_0000

@@ -15,7 +15,7 @@ from ptl.arch.description import FLAGS, Arch, Entry, Field, Flag, Level, Pattern
 
 __all__ = ["FLAGS", "Arch", "Entry", "Field", "Flag", "Level", "Pattern", "State", "get", "names"]
 
-_BY_NAME = {arch.name: arch for family in (x86, riscv, tiny) for arch in family.ARCHITECTURES}
+_BY_NAME: dict[str, Arch] = {arch.name: arch for family in (x86, riscv, tiny) for arch in family.ARCHITECTURES}
 _ALIASES = {"riscv": "riscv_sv39"}
 
 

@@ -9,8 +9,8 @@ An entry is one of these, and the rules below tell which, in this order:
     SOFT     is not present                  software's own: migration, swap, marker
     BAD      anything else                   present, and none of the above
 
-A frozen entry keeps its value and carries one more bit, which hardware ignores: `Format.frozen_present`
-in a present entry, `Format.frozen_absent` in any other. `Level.busy` is what a slot holds between table
+A frozen entry keeps its value and carries one more bit, which hardware ignores: `Arch.frozen_present`
+in a present entry, `Arch.frozen_absent` in any other. `Level.busy` is what a slot holds between table
 and huge leaf.
 
 The core reads a description once, when a table is made, and this module reads the same one to encode and
@@ -97,6 +97,8 @@ class Level:
     """None where the format has no leaf of this size."""
     leaf_any: int = 0
     """When not 0, a leaf, valid or invalid, must also have one of these bits."""
+    leaf_never: Pattern | None = None
+    """What a leaf, valid or invalid, must not look like: an encoding that the format reserves."""
     leaf_set: int = 0
     """What a new leaf holds besides address and attributes."""
     address: Field
@@ -256,21 +258,25 @@ class Arch:
         frozen = bool(raw & self._frozen_bit(raw))
         if geometry.table is not None and geometry.table.matches(raw):
             return Entry(State.TABLE, geometry.address.get(raw), frozen=frozen)
-        if geometry.leaf is not None and geometry.leaf.matches(raw) and self._leaf_any(geometry, raw):
+        if self._is_leaf(geometry, geometry.leaf, raw):
             return Entry(State.HUGE, geometry.leaf_address.get(raw), self._flags_of(raw), frozen)
         if geometry.busy and raw == geometry.busy:
             return Entry(State.BUSY, frozen=True)
         if raw & ~self.frozen_absent == geometry.empty:
             return Entry(State.EMPTY, frozen=frozen)
-        if geometry.invalid is not None and geometry.invalid.matches(raw) and self._leaf_any(geometry, raw):
+        if self._is_leaf(geometry, geometry.invalid, raw):
             return Entry(State.INVALID, geometry.leaf_address.get(raw), self._flags_of(raw))
         if not self._present(raw):
             return Entry(State.SOFT, frozen=frozen)
         return Entry(State.BAD, frozen=frozen)
 
     @staticmethod
-    def _leaf_any(level: Level, raw: int) -> bool:
-        return not level.leaf_any or bool(raw & level.leaf_any)
+    def _is_leaf(level: Level, pattern: Pattern | None, raw: int) -> bool:
+        """Whether an entry is a leaf of that pattern: the valid, or the invalid one."""
+        if pattern is None or not pattern.matches(raw):
+            return False
+        reserved = level.leaf_never is not None and level.leaf_never.matches(raw)
+        return not reserved and (not level.leaf_any or bool(raw & level.leaf_any))
 
     def _present(self, raw: int) -> bool:
         return bool((raw ^ self.present_flip) & self.present_mask)
@@ -282,5 +288,6 @@ class Arch:
         return "".join(
             letter
             for letter in FLAGS
-            if letter in self.implied or letter in self.flags and raw & self.flags[letter].mask == self.flags[letter].yes
+            if letter in self.implied
+            or (letter in self.flags and raw & self.flags[letter].mask == self.flags[letter].yes)
         )

@@ -37,6 +37,7 @@ def _level(name: str, shift: int, *, leaf_level: bool = False) -> Level:
         table_set=V,
         leaf=Pattern(V | ABOVE_FRAME_NUMBER | misaligned, V),
         leaf_any=R | X,
+        leaf_never=Pattern(R | W, W),
         leaf_set=V,
         address=ADDRESS,
         invalid=None if leaf_level else Pattern(V | ABOVE_FRAME_NUMBER | misaligned, 0),

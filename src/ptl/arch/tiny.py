@@ -7,8 +7,8 @@
     entry         60   59   58  57  56  55  54  53  52  51 ................. 5   4-1   0
                    F    B  leaf  D   A   G   U   X   W   physical address             P
 
-P present, W write, X execute, U user, G global, A accessed, D dirty, leaf (above level 1), F frozen, B busy. A table has
-four entries of 8 bytes, so it is 32 bytes and its address has 5 low bits of 0. Leaves map 4 KiB, 16 KiB and 64 KiB.
+P present, W write, X execute, U user, G global, A accessed, D dirty, leaf (above level 1), F frozen, B busy. A table
+has four entries of 8 bytes, so it is 32 bytes and its address has 5 low bits of 0. Leaves map 4 KiB, 16 KiB and 64 KiB.
 """
 
 from __future__ import annotations

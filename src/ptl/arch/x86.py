@@ -21,7 +21,8 @@ ignores the rest. Software then still calls an entry present when PS is set, whi
 split looks, or bit 8 (no access). Swap entries leave bits 6 to 4 (i386: bit 6) alone, so those mark a frozen and a
 busy one.
 
-Every entry for a table has P, W and U set, so that the leaf alone decides.
+Every entry for a table is made with P, W and U set, so that the leaf alone decides. A 4 MiB leaf of i386 has an address
+of 32 bits: bits 20 to 13, which PSE-36 uses for more, must be 0.
 """
 
 from __future__ import annotations

@@ -116,31 +116,36 @@ cdef int page_unmap(Tree *tree, Record *me, uint64_t va, Found *found, uint32_t 
 
 
 cdef int leaf_change(
-    Tree *tree, Record *me, uint64_t va, uint64_t *expected, uint64_t desired, Found *found, uint32_t patience
+    Tree *tree, Record *me, uint64_t va, uint32_t level, uint64_t *expected, uint64_t desired, Found *found,
+    uint32_t patience
 ) noexcept nogil:
-    """Compare-exchange of the entry that decides about va, a huge leaf included: DONE, ALREADY when the entry was another
-    (*expected is it), NO_TABLE, or LIVELOCK."""
+    """Compare-exchange of the entry that decides about va, a huge leaf or an entry of level 1.
+
+    DONE; ALREADY when it was another (*expected is it); RESTART when it is not of that level: the same bits may mean
+    another leaf there; NO_TABLE; LIVELOCK.
+    """
     cdef uint32_t turns = 0
-    cdef int change
+    cdef int result
     while True:
         section_enter(me)
         walk(tree, va, 1, found)
-        change = FROZEN
-        if found.level == 1 or found.state == HUGE:
-            change = OTHER_VALUE
-            if is_frozen(&tree.format, found.raw):
-                change = FROZEN
-            elif found.raw == expected[0]:
-                change = entry_change(tree, found.slot, expected, desired)
-            else:
+        result = LIVELOCK                           # not yet anything else
+        if found.level > 1 and found.state != HUGE:
+            if found.state != BUSY and found.state != INVALID:
+                result = NO_TABLE
+        elif not is_frozen(&tree.format, found.raw):
+            if found.level != level:
+                result = RESTART
+            elif found.raw != expected[0]:
                 expected[0] = found.raw
+                result = ALREADY
+            else:
+                result = entry_change(tree, found.slot, expected, desired)
+                result = DONE if result == CHANGED else ALREADY if result == OTHER_VALUE else LIVELOCK
         section_leave(me)
-        if change == CHANGED:
-            return DONE
-        if change == OTHER_VALUE:
-            return ALREADY
-        if found.level > 1 and found.state != BUSY and found.state != INVALID and found.state != HUGE:
+        if result == NO_TABLE:
             fetch_add_relaxed_64(&tree.map_failures, 1)
-            return NO_TABLE
+        if result != LIVELOCK:
+            return result
         if not again(tree, found.table, &turns) or turns >= patience:
             return LIVELOCK

@@ -99,10 +99,10 @@ cdef inline void section_enter(Record *me) noexcept nogil:
     # Acquire, partner: the increment in grace_period. A section of epoch e sees all that was retired before e.
     word = load_acquire_64(&me.domain.epoch) | 1
     if me.domain.asymmetric:
-        store_relaxed_64(&me.section, word)      # partner: the membarrier in grace_period
+        store_relaxed_64(&me.section, word)          # partner: the membarrier in grace_period
         compiler_barrier()
     else:
-        store_then_barrier_64(&me.section, word) # partner: the full barrier in grace_period
+        store_then_barrier_64(&me.section, word)     # partner: the full barrier in grace_period
 
 
 cdef inline void section_leave(Record *me) noexcept nogil:
@@ -434,7 +434,6 @@ cdef class EpochDomain:
     cdef object __weakref__
 
     def __cinit__(self, *, batch_tables=BATCH_TABLES):
-        cdef uint32_t number
         cdef uint64_t batch = as_count(batch_tables, "batch_tables")
         if batch < 1:
             raise ValueError("batch_tables must be at least 1")

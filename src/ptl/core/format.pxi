@@ -9,10 +9,10 @@ cdef enum:
     LEVELS = 5
     ATTRIBUTES = 7          # r w x u g a d, in that order; bit n of a set of attributes is letter n
 
-cdef enum Attribute:
-    ATTRIBUTE_WRITE = 1 << 1
-    ATTRIBUTE_ACCESSED = 1 << 5
-    ATTRIBUTE_DIRTY = 1 << 6
+cdef enum Letter:
+    LETTER_WRITE = 1
+    LETTER_ACCESSED = 5
+    LETTER_DIRTY = 6
 
 cdef enum EntryState:
     EMPTY = 0
@@ -40,7 +40,9 @@ cdef struct LevelFormat:
     uint32_t has_leaf
     uint64_t leaf_mask
     uint64_t leaf_value
-    uint64_t leaf_any
+    uint64_t leaf_any       # when 0, there is no reserved encoding either
+    uint64_t reserved_mask
+    uint64_t reserved_value
     uint64_t leaf_address_mask
     uint64_t leaf_set
     uint64_t table_set
@@ -142,11 +144,16 @@ cdef inline uint64_t span(const LevelFormat *level) noexcept nogil:
 
 
 cdef inline bint is_leaf(const LevelFormat *level, uint64_t raw) noexcept nogil:
-    return raw & level.leaf_mask == level.leaf_value and (level.leaf_any == 0 or raw & level.leaf_any != 0)
+    return raw & level.leaf_mask == level.leaf_value and (level.leaf_any == 0 or grants(level, raw))
 
 
 cdef inline bint is_invalid(const LevelFormat *level, uint64_t raw) noexcept nogil:
-    return raw & level.invalid_mask == level.invalid_value and (level.leaf_any == 0 or raw & level.leaf_any != 0)
+    return raw & level.invalid_mask == level.invalid_value and (level.leaf_any == 0 or grants(level, raw))
+
+
+cdef inline bint grants(const LevelFormat *level, uint64_t raw) noexcept nogil:
+    """Where permissions tell a leaf from a table: whether these are a leaf's."""
+    return raw & level.leaf_any != 0 and raw & level.reserved_mask != level.reserved_value
 
 
 cdef inline bint is_present(const Format *format, uint64_t raw) noexcept nogil:
@@ -193,7 +200,7 @@ cdef inline uint64_t attributes_replaced(const Format *format, uint64_t raw, uin
     for i in range(ATTRIBUTES):
         if attributes >> i & 1:
             raw = raw & ~format.mask[i] | format.yes[i]
-        elif not (1 << i) & (ATTRIBUTE_ACCESSED | ATTRIBUTE_DIRTY):
+        elif i != LETTER_ACCESSED and i != LETTER_DIRTY:
             raw = raw & ~format.mask[i] | format.no[i]
     return raw
 
@@ -231,15 +238,6 @@ cdef inline bint is_canonical(const Format *format, uint64_t va) noexcept nogil:
     if format.sign_extended:
         return <uint64_t> (<int64_t> (va << unused) >> unused) == va
     return unused == 0 or va >> format.va_bits == 0
-
-
-cdef inline uint64_t parked_for(const Format *format, uint32_t level) noexcept nogil:
-    """How many tables it takes to split a leaf of this level down to the smallest pages."""
-    cdef uint64_t tables = 0
-    cdef uint32_t below
-    for below in range(2, level + 1):
-        tables = 1 + format.level[below - 1].entries * tables
-    return tables
 
 
 # -- reading the description ------------------------------------------------------------------------------------------
@@ -292,6 +290,7 @@ cdef int format_read(Format *format, object arch) except -1:
         level.table_mask, level.table_value = pattern_of(description.table)
         level.leaf_mask, level.leaf_value = pattern_of(description.leaf)
         level.invalid_mask, level.invalid_value = pattern_of(description.invalid)
+        level.reserved_mask, level.reserved_value = pattern_of(description.leaf_never)
     return 0
 
 

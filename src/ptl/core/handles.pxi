@@ -16,7 +16,7 @@ cdef bint debug = os.environ.get("PTL_DEBUG", "0") != "0"
 
 cdef class Handle:
     """Something held until it is closed: a context manager. Dropped unclosed, it closes itself and warns."""
-    cdef bint is_open
+    cdef uint32_t is_open           # exchanged, so that of two threads that close it one is told
     cdef str origin                 # where it was opened, with PTL_DEBUG
 
     cdef int opened(self) except -1:
@@ -37,12 +37,12 @@ cdef class Handle:
     @property
     def closed(self):
         """Whether it has been closed."""
-        return not self.is_open
+        return self.is_open == 0
 
     def close(self):
         """Let go of what is held. Raises ValueError when that has happened already. Wait-free."""
-        self.must_be_open()
-        self.is_open = False
+        if not exchange_32(&self.is_open, False):
+            self.must_be_open()
         self.let_go()
 
     def __enter__(self):
@@ -53,8 +53,7 @@ cdef class Handle:
         self.close()
 
     def __del__(self):
-        if self.is_open:
-            self.is_open = False
+        if exchange_32(&self.is_open, False):
             self.let_go()
             warnings.warn(
                 f"{type(self).__name__} was dropped without being closed{self.origin or ''}",
@@ -73,7 +72,7 @@ cdef class Pin(Handle):
     cdef Record *record
     cdef uint64_t life
 
-    def __init__(self, EpochDomain domain):
+    def __cinit__(self, EpochDomain domain not None):
         self.domain = domain
 
     def __enter__(self):
@@ -120,6 +119,9 @@ cdef class PteMap(Handle):
     cdef bint writable
     cdef bint locked                # only ever for a PteMapRw: a PteLock is locked while it is open
 
+    def __init__(self):
+        raise TypeError(f"a {type(self).__name__} is made by a PageTable's pte_map methods")
+
     cdef int let_go(self) except -1:
         # Release, partner: limbo_free. All our reads come before the reuse.
         fetch_add_32(&self.table.pins, <uint32_t> -1)
@@ -138,6 +140,7 @@ cdef class PteMap(Handle):
     @property
     def table_pa(self):
         """The physical address of the table."""
+        self.must_be_open()
         return self.pt.tree.base + table_offset(self.table)
 
     @property
@@ -153,6 +156,7 @@ cdef class PteMap(Handle):
         return load_acquire_32(&self.table.use) != TABLE_LIVE
 
     def __len__(self):
+        self.must_be_open()
         return self.pt.tree.format.level[1].entries
 
     cdef char *entry(self, object i) except NULL:
@@ -249,6 +253,9 @@ cdef class Slot:
     cdef uint64_t first
     cdef uint32_t number
 
+    def __init__(self):
+        raise TypeError("a Slot is made by PageTable.slot and PageTable.pmd")
+
     def __dealloc__(self):
         if self.table is not NULL:
             fetch_add_32(&self.table.pins, <uint32_t> -1)
@@ -266,13 +273,16 @@ cdef class Slot:
     @property
     def state(self):
         """What the slot holds now, by the one classifier. Wait-free."""
-        return State(classify_in_block(self.pt.tree, self.number, self.raw()))
+        raw = self.raw()
+        return State(classify_in_block(self.pt.tree, self.number, raw))
 
     def load(self):
         """The raw bits of the entry. Wait-free."""
         return self.raw()
 
-    cdef uint64_t raw(self):
+    cdef uint64_t raw(self) except? 1:
+        if self.table is NULL:
+            raise TypeError("a Slot is made by PageTable.slot and PageTable.pmd")
         return entry_load(
             slot_of(self.pt.tree, table_offset(self.table), self.number, self.first), self.pt.tree.format.shape
         )
@@ -284,6 +294,7 @@ cdef class Slot:
         already.
         """
         cdef SlotLock handle
+        self.raw()
         if not lock_if_attached(self.pt, self.table, self.first, self.number):
             return None
         handle = SlotLock.__new__(SlotLock)

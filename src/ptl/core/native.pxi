@@ -43,10 +43,17 @@ cdef uint32_t ptl_lookup(Tree *tree, uint64_t va, uint64_t *raw) noexcept nogil:
     return found.level
 
 
-cdef int ptl_compare_exchange(Tree *tree, uint64_t va, uint64_t expected, uint64_t desired) noexcept nogil:
+cdef int ptl_compare_exchange(
+    Tree *tree, uint64_t va, uint32_t level, uint64_t expected, uint64_t desired
+) noexcept nogil:
+    """0 when done; ALREADY when the entry was another, or decides on another level than `level`."""
     cdef Record *me = record_of(tree.domain)
     cdef Found found
-    return NO_MEMORY if me is NULL else leaf_change(tree, me, va, &expected, desired, &found, REWALKS_MAX)
+    cdef int result
+    if me is NULL:
+        return NO_MEMORY
+    result = leaf_change(tree, me, va, level, &expected, desired, &found, REWALKS_MAX)
+    return ALREADY if result == RESTART else result
 
 
 cdef int ptl_map(Tree *tree, uint64_t va, uint64_t pa, uint64_t length, uint32_t attributes) noexcept nogil:

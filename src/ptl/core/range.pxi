@@ -35,12 +35,12 @@ cdef struct Range:
     uint64_t bits               # the same, as a leaf holds them
     uint32_t leaf_level         # of the leaves to make, or 0 for the largest that fit
     bint replace
-    Table *fresh[LEVELS + 1]    # private tables by level, through link
-    uint64_t wanted[LEVELS + 1] # how many of them it takes
+    Table *fresh[LEVELS + 1]                # private tables by level, through link
+    uint64_t wanted[LEVELS + 1]             # how many of them it takes
     uint64_t taken[LEVELS + 1]
-    uint64_t wanted_leaves[LEVELS + 1]  # huge leaves to make, which need parked tables
+    uint64_t wanted_leaves[LEVELS + 1]      # huge leaves to make, which need parked tables
     uint64_t parked_leaves[LEVELS + 1]
-    uint64_t dropped_leaves[LEVELS + 1] # huge leaves that are gone
+    uint64_t dropped_leaves[LEVELS + 1]     # huge leaves that are gone
     Table *locked               # through chain
     Table *leaving              # detached, through link
     uint64_t changed            # bytes

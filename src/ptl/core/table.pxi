@@ -252,7 +252,6 @@ cdef class PageTable:
         >>> [(step.level, step.index, step.state.name) for step in pt.walk(0x5678).steps]
         [(3, 0, 'TABLE'), (2, 1, 'TABLE'), (1, 1, 'HUGE')]
         """
-        cdef Found found
         cdef Tree *tree = self.tree
         cdef const LevelFormat *format
         cdef uint64_t address = canonical(self, va)
@@ -283,7 +282,7 @@ cdef class PageTable:
                 State(classify_in_block(tree, number, raws[number])),
             ))
         leaf = leaf_record(tree, level, address, raws[level])
-        fault = None if leaf is not None else str(PageFault(address, level, State(classify_in_block(tree, level, raws[level]))))
+        fault = None if leaf is not None else str(PageFault(address, level, steps[len(steps) - 1].state))
         return Walk(address, tuple(steps), leaf, fault)
 
     # -- changing a range
@@ -454,7 +453,7 @@ cdef class PageTable:
         return alloc_and_map(self, canonical(self, va), False)
 
     def pte_alloc_map_lock(self, va, /):
-        """As `pte_map_lock` after `populate`: None only when a huge leaf or a software entry is there. Raises OutOfFrames."""
+        """As `pte_map_lock` after `populate`: None only when a huge leaf or a software entry is there; OutOfFrames."""
         return alloc_and_map(self, canonical(self, va), True)
 
     def pmd(self, va, /):
@@ -613,7 +612,8 @@ cdef class PageTable:
         seen = set()
         memset(parked, 0, sizeof(parked))
         check_table(self, self.tree.root, self.tree.format.levels, 0, seen, parked)
-        broken(<uint64_t> len(seen) == self.tree.tables, "I10", f"{len(seen)} tables in the tree, {self.tree.tables} counted")
+        counted = self.tree.tables
+        broken(len(seen) == counted, "I10", f"{len(seen)} tables in the tree, {counted} counted")
         for order in range(TABLE_ORDERS):
             broken(
                 self.tree.block.parked[order] == parked[order] if self.own_frames
@@ -687,17 +687,23 @@ cdef int range_run(PageTable pt, Range *op, Record *me, uint64_t first, uint64_t
 
 
 cdef bint change_leaf(PageTable pt, uint64_t va, uint64_t *expected, uint64_t desired) except -1:
+    """Compare-exchange of the entry that decides about va; whether it was done."""
     cdef Record *me = own_record(pt)
     cdef Found found
-    cdef int result
-    find_entry(pt, va, &found)
-    if found.level > 1 and found.state != HUGE and found.state != INVALID:
-        raise PageFault(va, found.level, State(found.state))
-    check_settable(pt, found.level, desired)
-    result = leaf_change(pt.tree, me, va, expected, desired, &found, PATIENCE)
-    if result == LIVELOCK:
-        with nogil:
-            result = leaf_change(pt.tree, me, va, expected, desired, &found, REWALKS_MAX)
+    cdef uint64_t old
+    cdef uint32_t level
+    cdef int result = RESTART
+    while result == RESTART:                        # ends: the level changes only by somebody's transition
+        find_entry(pt, va, &found)
+        level = found.level
+        if level > 1 and found.state != HUGE and found.state != INVALID:
+            raise PageFault(va, level, State(found.state))
+        check_settable(pt, level, desired)
+        old = expected[0]
+        result = leaf_change(pt.tree, me, va, level, &old, desired, &found, PATIENCE)
+        if result == LIVELOCK:
+            with nogil:
+                result = leaf_change(pt.tree, me, va, level, &old, desired, &found, REWALKS_MAX)
     if result == LIVELOCK:
         raise livelock(va, &found)
     if result == NO_TABLE:
@@ -768,7 +774,8 @@ cdef int dump_table(PageTable pt, uint64_t offset, uint32_t level, uint64_t va, 
             ):
                 run = start, end + span(format), pa, flags
                 continue
-            lines.append(f"{indent}{start:#x}-{end:#x} -> {pa:#x} {flags} {(end - start) // span(format)} x {span(format):#x}")
+            size = span(format)
+            lines.append(f"{indent}{start:#x}-{end:#x} -> {pa:#x} {flags} {(end - start) // size} x {size:#x}")
             run = None
         if state == HUGE:
             run = first, first + span(format), leaf_address(format, raw), FLAG_TEXT[attributes_of(&tree.format, raw)]
@@ -875,7 +882,7 @@ cdef int get_addresses(object source, Py_buffer *buffer, int flags) except -1:
     if buffer.itemsize != 8 or text.lstrip(b"@=" + (b"<" if sys.byteorder == "little" else b">")) not in ADDRESS_FORMATS:
         PyBuffer_Release(buffer)
         raise TypeError(
-            f"addresses must be a buffer of 8-byte integers such as array('Q') or numpy.uint64, not of format {text.decode()!r}"
+            f"addresses must be a buffer of 8-byte integers such as array('Q'), not of format {text.decode()!r}"
         )
     return 0
 

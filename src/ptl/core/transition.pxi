@@ -326,8 +326,8 @@ cdef int collapse_locked(Tree *tree, Found *found, uint32_t level, uint64_t pa, 
     cdef const LevelFormat *below = &format.level[level - 1]
     cdef bint in_place = pa == UNMAPPED_RAW
     cdef uint64_t i, raw, first = 0, first_pa = 0
-    cdef uint64_t aside = below.leaf_address_mask | format.mask[5] | format.mask[6]     # accessed and dirty are merged
-    cdef uint32_t attributes
+    cdef uint64_t aside = below.leaf_address_mask | used_bits(format)
+    cdef uint64_t denied = format.no[LETTER_ACCESSED] | format.no[LETTER_DIRTY], seen = 0
     cdef int result = DONE
     for i in range(below.entries):                                                      # T3: freeze and decide
         raw = entry_freeze(tree, entries + (i << below.entry_shift))
@@ -350,13 +350,16 @@ cdef int collapse_locked(Tree *tree, Found *found, uint32_t level, uint64_t pa, 
     else:
         copy_frames(tree, entries, level - 1, pa)
     entry_exchange(found.slot, format.level[level].busy, format.shape)                  # T4
-    attributes = attributes_of(format, first)
     for i in range(below.entries):                                                      # T5
-        raw = entry_load(entries + (i << below.entry_shift), format.shape)
-        attributes |= attributes_of(format, raw) & (ATTRIBUTE_ACCESSED | ATTRIBUTE_DIRTY)
-    raw = leaf_make(format, level, pa, attributes_replaced(format, leaf_bits(below, first), attributes))
-    entry_exchange(found.slot, raw, format.shape)
+        seen |= entry_load(entries + (i << below.entry_shift), format.shape) ^ denied
+    raw = leaf_bits(below, first) & ~used_bits(format) | denied ^ seen & used_bits(format)
+    entry_exchange(found.slot, leaf_make(format, level, pa, raw), format.shape)
     return DONE
+
+
+cdef inline uint64_t used_bits(const Format *format) noexcept nogil:
+    """Accessed and dirty, which a collapse merges: one bit each, wherever it is and whatever it means when 0."""
+    return format.mask[LETTER_ACCESSED] | format.mask[LETTER_DIRTY]
 
 
 cdef inline int why_not_full(int state) noexcept nogil:
@@ -371,9 +374,9 @@ cdef void copy_frames(Tree *tree, char *entries, uint32_t level, uint64_t pa) no
     """Copy what the frozen entries of a table of that level map to a run of frames, writers kept out (T6)."""
     cdef const LevelFormat *format = &tree.format.level[level]
     cdef uint64_t i, source, length = span(format)
-    if tree.format.mask[1]:
+    if tree.format.mask[LETTER_WRITE]:
         for i in range(format.entries):
-            entry_withhold(tree, entries + (i << format.entry_shift), 1)
+            entry_withhold(tree, entries + (i << format.entry_shift), LETTER_WRITE)
     for i in range(format.entries):
         source = leaf_address(format, entry_load(entries + (i << format.entry_shift), tree.format.shape))
         if is_data(tree.block, source, length) and is_data(tree.block, pa + i * length, length):

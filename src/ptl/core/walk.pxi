@@ -135,7 +135,7 @@ cdef bint again(Tree *tree, uint64_t table, uint32_t *turns) noexcept nogil:
 
 
 cdef uint64_t translate(Tree *tree, Record *me, uint64_t va, Found *found, uint32_t patience) noexcept nogil:
-    """The physical address of a canonical `va`, or UNMAPPED; found.state is BUSY when it still was after `patience` turns."""
+    """The physical address of a canonical `va`, or UNMAPPED; found.state is BUSY if it still was after `patience` turns."""
     cdef uint32_t turns = 0
     while True:
         section_enter(me)

@@ -17,7 +17,7 @@ import plotly.graph_objects as go  # type: ignore[import-untyped]  # plotly has 
 import plotly.io  # type: ignore[import-untyped]  # the same
 
 from ptl.show import race_table
-from ptl.show.race_table import BASE, NOTHING, Row
+from ptl.show.race_table import BASE, NOTHING, OPERATIONS, Row
 from ptl.show.units import duration, exact, plural, share, si, three
 
 Numbers = Mapping[str, Any]
@@ -43,11 +43,8 @@ _STYLES: Final[Mapping[str, Style]] = {
 }
 _OTHER: Final = Style("#777777", "dashdot", "cross", "-", "7 3 2 3")
 
-_EVENTS: Final[Mapping[str, tuple[str, str, str]]] = {
-    "read": ("translations", "latency", "translations_per_s"),
-    "fault": ("faults", "fault_latency", "faults_per_s"),
-}
-"""For each operation the keys of its count, of its latencies and of its rate."""
+ARRIVALS_SHOWN: Final = 100_000
+"""Random moments are drawn down to one in that many."""
 
 _TAILS: Final[Mapping[str, float]] = {"p50": 0.5, "p99": 0.01, "p99.9": 0.001}
 """The marked quantiles and the fraction that is slower."""
@@ -135,7 +132,7 @@ def _summary(result: Result, kind: str) -> Iterator[tuple[str, _Summary]]:
 def _kept(result: Result, policy: str, kind: str, what: str) -> float | None:
     """The rate of a policy as a fraction of its own without a collapser, or None where that is unknown."""
     by_kind = result["policies"][policy]["kinds"]
-    rate = _EVENTS[what][2]
+    rate = OPERATIONS[what].rate
     idle = by_kind["idle"][rate] if "idle" in by_kind else 0
     return by_kind[kind][rate] / idle if idle else None
 
@@ -183,12 +180,12 @@ def _charts(result: Result) -> dict[str, str]:
 def figures(result: Result) -> dict[str, go.Figure]:
     """The figures of everything that happened: `tail-read-idle` and so on, `pace-read`, `pace-fault`."""
     found = {}
-    for what in _EVENTS:
+    for what in OPERATIONS:
         axes = _axes(result, what)
         for kind in race_table.kinds(result):
-            if axes is not None and any(n[_EVENTS[what][0]] for _, n in _by_policy(result, kind)):
+            if axes is not None and any(n[OPERATIONS[what].events] for _, n in _by_policy(result, kind)):
                 found[f"tail-{what}-{kind}"] = _tail_figure(result, what, kind, axes)
-        if any(_kept(result, policy, "idle", what) for policy in result["policies"]):
+        if what != "arrival" and any(_kept(result, policy, "idle", what) for policy in result["policies"]):
             found[f"pace-{what}"] = _pace_figure(result, what)
     return found
 
@@ -208,14 +205,16 @@ class _Axes:
 
 
 def _axes(result: Result, what: str) -> _Axes | None:
-    """The limits for reads or for faults, or None where there were none."""
-    _, latency, _ = _EVENTS[what]
-    each = [n for kind in race_table.kinds(result) for _, n in _by_policy(result, kind) if n[f"{latency}_buckets"]]
+    """The limits for an operation, or None where there were none."""
+    operation = OPERATIONS[what]
+    each = [n for kind in race_table.kinds(result) for _, n in _by_policy(result, kind) if n[operation.buckets]]
     if not each:
         return None
-    uppers = [upper for n in each for upper, _ in n[f"{latency}_buckets"]]
-    longest = max(n[f"{latency}_ns"]["max"] for n in each)
-    total = max(sum(number for _, number in n[f"{latency}_buckets"]) for n in each)
+    uppers = [upper for n in each for upper, _ in n[operation.buckets]]
+    longest = max(n[operation.latency]["max"] for n in each)
+    total = max(sum(number for _, number in n[operation.buckets]) for n in each)
+    if what == "arrival":
+        total = ARRIVALS_SHOWN
     return _Axes(max(1, min(uppers)) / 1.6, max(longest, *uppers) * 1.6, min(0.0005, 0.7 / total))
 
 
@@ -237,23 +236,51 @@ def tail(buckets: Sequence[Sequence[int]], start: float, most: float) -> tuple[l
     return [*xs, max(most, xs[-1])], [*ys, ys[-1]]
 
 
+def arrival_tail(buckets: Sequence[Sequence[int]], start: float, median: float) -> tuple[list[float], list[float]]:
+    """The fraction of random moments at which a read would take longer than x, as points of a smooth line.
+
+    A random moment waits for the rest of the operation that it falls into: longer than x with a probability in
+    proportion to what is left of each duration beyond x. Then comes a median operation.
+    """
+    total = sum(upper * number for upper, number in buckets)
+    if not total:
+        return [], []
+    xs, ys, longer, time_longer = [], [], 0, 0
+    for upper, number in reversed(buckets):
+        xs.append(upper + median)
+        ys.append((time_longer - longer * upper) / total)
+        longer += number
+        time_longer += upper * number
+    points = [(x, y) for x, y in zip(xs, ys, strict=True) if y * ARRIVALS_SHOWN >= 1]
+    return [start, *(x for x, _ in reversed(points))], [1.0, *(y for _, y in reversed(points))]
+
+
 def _tail_figure(result: Result, what: str, kind: str, axes: _Axes) -> go.Figure:
     """How large a fraction was slower than x, a line for each policy."""
-    events, latency, _ = _EVENTS[what]
+    operation = OPERATIONS[what]
     figure = _figure()
     for policy, numbers in _by_policy(result, kind):
-        if not numbers[events]:
+        if not numbers[operation.events]:
             continue
         look = style(policy)
         shown = race_table.printable(policy)
-        quantiles = numbers[f"{latency}_ns"]
-        xs, ys = tail(numbers[f"{latency}_buckets"], axes.shortest, quantiles["max"])
-        marked = {q: quantiles[q] for q, slower in _TAILS.items() if slower * numbers[events] >= 1 and quantiles[q]}
+        quantiles = numbers[operation.latency]
+        if what == "arrival":
+            xs, ys = arrival_tail(numbers[operation.buckets], axes.shortest, numbers["latency_ns"]["p50"])
+        else:
+            xs, ys = tail(numbers[operation.buckets], axes.shortest, quantiles["max"])
+        events = numbers[operation.events]
+        marked = {q: quantiles[q] for q, slower in _TAILS.items() if slower * events >= 1 and quantiles[q]}
         figure.add_scatter(
             x=xs,
             y=ys,
             mode="lines",
-            line={"color": look.colour, "dash": look.dash, "width": 2.25, "shape": "hv"},
+            line={
+                "color": look.colour,
+                "dash": look.dash,
+                "width": 2.25,
+                "shape": "linear" if what == "arrival" else "hv",
+            },
             name=shown,
             legendgroup=shown,
             customdata=[f"{_one_in(y)} slower than {duration(x)}" for x, y in zip(xs, ys, strict=True)],
@@ -274,13 +301,13 @@ def _tail_figure(result: Result, what: str, kind: str, axes: _Axes) -> go.Figure
     figure.update_xaxes(
         type="log",
         range=[math.log10(axes.shortest), math.log10(axes.longest)],
-        title={"text": f"time of a {what}"},
+        title={"text": f"time of a {operation.name}"},
         **_time_ticks(axes.shortest, axes.longest),
     )
     figure.update_yaxes(
         type="log",
         range=[math.log10(axes.rarest), math.log10(1.5)],
-        title={"text": f"fraction of {what}s slower"},
+        title={"text": "fraction of moments" if what == "arrival" else f"fraction of {what}s slower"},
         **_fraction_ticks(axes.rarest),
     )
     return figure
@@ -288,7 +315,7 @@ def _tail_figure(result: Result, what: str, kind: str, axes: _Axes) -> go.Figure
 
 def _pace_figure(result: Result, what: str) -> go.Figure:
     """How much of its own pace without a collapser each policy keeps."""
-    _, _, rate = _EVENTS[what]
+    rate = OPERATIONS[what].rate
     kinds = race_table.kinds(result)
     figure = _figure()
     highest = 1.0

@@ -48,6 +48,25 @@ Numbers = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
+class Operation:
+    """Something that is timed: its name, and the keys of its count, its latencies, its buckets and its rate."""
+
+    name: str
+    events: str
+    latency: str
+    buckets: str
+    rate: str
+
+
+OPERATIONS: Final[Mapping[str, Operation]] = {
+    "read": Operation("read", "translations", "latency_ns", "latency_buckets", "translations_per_s"),
+    "arrival": Operation("read due now", "translations", "arrival_latency_ns", "latency_buckets", "translations_per_s"),
+    "fault": Operation("fault", "faults", "fault_latency_ns", "fault_latency_buckets", "faults_per_s"),
+}
+"""What is timed, in the order of the tables. A read is looked at twice: see `ptl.race.arrival_quantiles`."""
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """One line of numbers: its name under its heading, its name alone, and how to write it."""
 
@@ -69,9 +88,9 @@ class Section:
 
 
 def latency(numbers: Numbers, what: str, quantile: str) -> int | float | None:
-    """A quantile of the latency of reads or faults, or None where there were none."""
-    events, key = {"read": ("translations", "latency_ns"), "fault": ("faults", "fault_latency_ns")}[what]
-    return numbers[key][quantile] if numbers[events] else None
+    """A quantile of how long an operation took, or None where there were none."""
+    operation = OPERATIONS[what]
+    return numbers[operation.latency][quantile] if numbers[operation.events] else None
 
 
 def _latencies(what: str) -> tuple[Row, ...]:
@@ -82,7 +101,7 @@ def _latencies(what: str) -> tuple[Row, ...]:
             value = latency(numbers, what, quantile)
             return NOTHING if value is None else duration(value)
 
-        return Row(quantile, f"{quantile} of a {what}", show)
+        return Row(quantile, f"{quantile} of a {OPERATIONS[what].name}", show)
 
     return tuple(line(quantile) for quantile in QUANTILES)
 
@@ -99,6 +118,7 @@ def _count(key: str, label: str, full: str, alarm: bool = False) -> Row:
 
 SPEED: Final = (
     Section("Reads", (_rate("translations_per_s", "translations"), *_latencies("read"))),
+    Section("Reads due now", _latencies("arrival")),
     Section("Faults", (_rate("faults_per_s", "faults"), *_latencies("fault"))),
 )
 
@@ -151,7 +171,7 @@ class Ratio:
 
 
 def ratios(result: Mapping[str, Any], quantile: str = "p99.9") -> list[Ratio]:
-    """The tail of every policy against the base policy's, per kind, for reads and for faults."""
+    """The tail of every policy against the base policy's, per kind and operation."""
     policies = result["policies"]
     if BASE not in policies:
         return []
@@ -160,7 +180,7 @@ def ratios(result: Mapping[str, Any], quantile: str = "p99.9") -> list[Ratio]:
         for policy in policies:
             if policy == BASE:
                 continue
-            for what in ("read", "fault"):
+            for what in OPERATIONS:
                 base, other = (latency(policies[p]["kinds"][kind], what, quantile) for p in (BASE, policy))
                 found.append(Ratio(kind, policy, what, other / base if base and other is not None else None))
     return found
@@ -268,7 +288,7 @@ def _comparison(result: Mapping[str, Any]) -> Iterator[Text]:
         line = Text.assemble(
             f"{heads[key]:<{width}} p99.9 of a read ",
             (f"{words['read']:>{reads}}", "bold"),
-            f"; of a fault {words['fault']}",
+            f"; of one due now {words['arrival']}; of a fault {words['fault']}",
         )
         yield line
 
