@@ -9,7 +9,7 @@ cdef enum:
     LEVELS = 5
     ATTRIBUTES = 7          # r w x u g a d, in that order; bit n of a set of attributes is letter n
 
-cdef enum Letter:
+cdef enum:                  # letters of an attribute that mean something here
     LETTER_WRITE = 1
     LETTER_ACCESSED = 5
     LETTER_DIRTY = 6
