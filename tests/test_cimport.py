@@ -34,7 +34,6 @@ RAISED: dict[type[Exception], int] = {
 """The results in place of which a method raises."""
 
 PYX = """
-# cython: language_level=3, freethreading_compatible=True
 from libc.stdint cimport uint32_t, uint64_t
 from ptl._core cimport (
     PageTable, Tree, ptl_collapse, ptl_compare_exchange, ptl_lookup, ptl_map, ptl_pin, ptl_populate, ptl_retract,
@@ -73,10 +72,10 @@ def lookup(PageTable table, uint64_t va):
         level = ptl_lookup(table.tree, va, &raw)
     return level, raw
 
-def compare_exchange(PageTable table, uint64_t va, uint64_t expected, uint64_t desired):
+def compare_exchange(PageTable table, uint64_t va, uint32_t level, uint64_t expected, uint64_t desired):
     cdef int result
     with nogil:
-        result = ptl_compare_exchange(table.tree, va, expected, desired)
+        result = ptl_compare_exchange(table.tree, va, level, expected, desired)
     return result
 
 def map(PageTable table, uint64_t va, uint64_t pa, uint64_t length, uint32_t attributes):
@@ -131,32 +130,54 @@ def walk_on(PageTable table, uint64_t va, uint64_t pa, uint64_t[::1] board, uint
 SETUP = """
 import os
 import sys
+from glob import glob
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 _, folder, include = sys.argv
 os.chdir(folder)
-modules = cythonize([Extension("theirs", ["theirs.pyx"], extra_compile_args=["-O1"])], include_path=[include])
-setup(name="theirs", ext_modules=modules, script_args=["--quiet", "build_ext", "--inplace"])
+modules = [Extension(path[:-4], [path], extra_compile_args=["-O1"]) for path in glob("*.pyx")]
+setup(
+    name="theirs",
+    ext_modules=cythonize(modules, include_path=[include], compiler_directives={"freethreading_compatible": True}),
+    script_args=["--quiet", "build_ext", "--inplace"],
+)
 """
 
 
+def in_readme() -> str:
+    """The Cython of the README."""
+    readme = Path(__file__).parent.parent / "README.md"
+    return "".join(re.findall(r"^```cython\n(.*?)^```$", readme.read_text(), re.MULTILINE | re.DOTALL))
+
+
 @pytest.fixture(scope="module")
-def theirs(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The module made of `PYX`."""
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the modules `theirs`, made of `PYX`, and `readme`."""
     compiler = (sysconfig.get_config_var("CC") or "cc").split()[0]
     if shutil.which(compiler) is None:
         pytest.skip(f"no C compiler: there is no {compiler}")
     folder = tmp_path_factory.mktemp("theirs")
     (folder / "theirs.pyx").write_text(PYX)
+    (folder / "readme.pyx").write_text(in_readme())
     python("-c", SETUP, str(folder), str(PACKAGE.parent))
-    (built,) = folder.glob(f"theirs*{sysconfig.get_config_var('EXT_SUFFIX')}")
-    spec = spec_from_file_location("theirs", built)
+    return folder
+
+
+def load(folder: Path, name: str) -> Any:
+    """Import a built module."""
+    spec = spec_from_file_location(name, folder / f"{name}{sysconfig.get_config_var('EXT_SUFFIX')}")
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def theirs(built: Path) -> Any:
+    """The module made of `PYX`."""
+    return load(built, "theirs")
 
 
 def letters(flags: str) -> int:
@@ -200,6 +221,10 @@ class Twins:
     def collapse(self, va: int, pa: int | None = None) -> Outcome | int:
         in_c = self.theirs.collapse(self.c, va, ptl.UNMAPPED if pa is None else pa)
         return self._both(lambda: self.py.collapse(va, pa), in_c)
+
+    def compare_exchange(self, va: int, level: int, old: int, new: int) -> Outcome | int:
+        in_c = self.theirs.compare_exchange(self.c, va, level, old, new)
+        return self._both(lambda: self.py.compare_exchange(va, old, new), in_c)
 
     def map(self, va: int, pa: int, length: int, flags: str = "rw") -> Outcome | int:
         in_c = self.theirs.map(self.c, va, pa, length, letters(flags))
@@ -284,12 +309,13 @@ def test_compare_exchange(twins: Twins) -> None:
     page, huge, accessed = twins.page, twins.huge, twins.c.arch.flags["a"].mask
     twins.map(0, huge, page)
     twins.map(huge, huge, huge)
-    for va in (0, huge):
+    for va, level in (0, 1), (huge, 2):
         old = twins.c.lookup(va).raw
-        assert twins.do("compare_exchange", va, old, old ^ accessed) is Outcome.DONE
-        assert twins.do("compare_exchange", va, old, old ^ accessed) is Outcome.ALREADY
+        assert twins.theirs.compare_exchange(twins.c, va, 3 - level, old, old ^ accessed) == Outcome.ALREADY.value
+        assert twins.compare_exchange(va, level, old, old ^ accessed) is Outcome.DONE
+        assert twins.compare_exchange(va, level, old, old ^ accessed) is Outcome.ALREADY
         twins.read(va)
-    assert twins.do("compare_exchange", 2 * huge, 0, 0) == RAISED[ptl.PageFault]
+    assert twins.compare_exchange(2 * huge, 1, 0, 0) == RAISED[ptl.PageFault]
 
 
 def test_collapse_and_split(twins: Twins) -> None:
@@ -357,3 +383,10 @@ def test_walks_beside_transitions_without_the_gil(twins: Twins) -> None:
     assert board[1] < most, "the walks came to their end before the transitions: they held the GIL"
     assert board[2] == 0
     assert table.unmap(va, twins.huge) == twins.huge
+
+
+def test_the_example_in_the_readme(built: Path) -> None:
+    table = ptl.PageTable("x86_64")
+    table.map(0, 1 << 30, 1 << 20)
+    addresses = array("Q", [0, 4095, 70_000])
+    assert load(built, "readme").total(table, addresses) == sum(table.translate(va) for va in addresses)

@@ -163,14 +163,23 @@ def test_a_dropped_pin_leaves_and_warns(domain: ptl.EpochDomain) -> None:
     assert domain.stats()["inside"] == 0
 
 
-def test_a_pin_dropped_by_another_thread_stays_until_its_own_ends(pt: ptl.PageTable, domain: ptl.EpochDomain) -> None:
-    pins = []
-    with thread_inside(contextlib.nullcontext):
-        thread = threading.Thread(target=lambda: pins.append(domain.pin().__enter__()))
-        thread.start()
-        thread.join()
+def test_a_pin_dropped_by_another_thread_stays_until_its_own_ends(domain: ptl.EpochDomain) -> None:
+    pins = [domain.pin()]
+    entered, leave = threading.Event(), threading.Event()
+
+    def stay() -> None:
+        pins[0].__enter__()
+        entered.set()
+        leave.wait()
+
+    reader = threading.Thread(target=stay)
+    reader.start()
+    entered.wait()
     with pytest.warns(ResourceWarning, match="Pin was dropped"):
         pins.clear()
+    assert domain.stats()["inside"] == 1
+    leave.set()
+    reader.join()
     domain.synchronize()  # returns when the thread has ended for the system, too
     assert domain.stats()["inside"] == 0
 
@@ -478,12 +487,13 @@ def test_a_process_has_sixteen_domains_at_a_time_and_numbers_come_back() -> None
 def test_a_number_comes_back_with_the_readers_it_still_has() -> None:
     """A thread may outlive its pin and the domain; what it could be reading stays untouched until it ends."""
     gc.collect()
-    full, pins = [], []
+    full: list[ptl.EpochDomain] = []
     entered, leave = threading.Event(), threading.Event()
     domain = ptl.EpochDomain()
+    pins = [domain.pin()]
 
     def stay() -> None:
-        pins.append(domain.pin().__enter__())
+        pins[0].__enter__()
         entered.set()
         leave.wait()
 

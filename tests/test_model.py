@@ -118,8 +118,8 @@ def machine_for(name: str) -> type[RuleBasedStateMachine]:
             va, length = self.clip(va, length, page_size or geometry.page)
             pa = geometry.target(va, delta) & -(page_size or geometry.page)
             leaf = page_size or max(size for size in arch.page_sizes if not (va | pa) % size)
-            affordable = {geometry.page: 3 * geometry.huge, geometry.huge: geometry.giant}
-            length = min(length, affordable.get(leaf, 4 * geometry.giant), (1 << arch.pa_bits) - pa)
+            affordable = 4 if leaf > geometry.huge else 1536
+            length = min(length, affordable * leaf, (1 << arch.pa_bits) - pa)
             try:
                 self.model.map(va, pa, length, flags, page_size, replace)
             except Taken:
@@ -332,7 +332,7 @@ def test_a_table_holds_what_a_dict_would(name):
     run_state_machine_as_test(
         machine_for(name),
         settings=settings(
-            max_examples=60,
+            max_examples=200 if name == "tiny" else max(10, 200 // len(ptl.arch.names())),  # half a minute for all
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

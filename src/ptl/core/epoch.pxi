@@ -167,6 +167,11 @@ cdef inline uint64_t limbo_tables(Domain *domain) noexcept nogil:
     return load_relaxed_64(&domain.retired) - freed
 
 
+cdef inline uint64_t limbo_bytes(Domain *domain) noexcept nogil:
+    cdef uint64_t freed = load_acquire_64(&domain.freed_bytes)
+    return load_relaxed_64(&domain.retired_bytes) - freed
+
+
 cdef void retire(Domain *domain, Table *table) noexcept nogil:
     """Hand over a detached table (E5). Wait-free but for the push, which is lock-free."""
     cdef uint64_t bytes = block_frame_bytes(table.block) << table.order, limbo, most
@@ -190,9 +195,7 @@ cdef void retire(Domain *domain, Table *table) noexcept nogil:
 cdef inline void collect_a_few(Domain *domain) noexcept nogil:
     """What every operation that retired something does afterwards: free a few tables, if it is worth it."""
     cdef uint64_t limbo = limbo_tables(domain)
-    if limbo >= domain.batch_tables or (
-        limbo and load_relaxed_64(&domain.retired_bytes) - load_relaxed_64(&domain.freed_bytes) >= BATCH_BYTES
-    ):
+    if limbo >= domain.batch_tables or limbo and limbo_bytes(domain) >= BATCH_BYTES:
         reclaim(domain, FREE_AT_ONCE, False)
 
 
@@ -203,11 +206,11 @@ cdef uint64_t reclaim(Domain *domain, uint64_t most, bint eager) noexcept nogil:
 
     Never waits: when another thread is at it, it frees nothing.
     """
-    cdef uint64_t freed = 0
+    cdef uint64_t freed
     if not lock_try(&domain.reclaim_lock, 1):
         return 0
     limbo_drain(domain)
-    if limbo_is_waiting(domain) and (eager or domain.retired - domain.attempted >= domain.batch_tables):
+    if limbo_is_waiting(domain) and (eager or load_relaxed_64(&domain.retired) - domain.attempted >= domain.batch_tables):
         grace_period(domain)
     freed = limbo_free(domain, most)
     lock_release(&domain.reclaim_lock)
@@ -512,7 +515,7 @@ cdef class EpochDomain:
             grace_period(self.domain)
             now = now_ns()
             held = limbo_tables(self.domain)
-            held_bytes = self.domain.retired_bytes - self.domain.freed_bytes
+            held_bytes = limbo_bytes(self.domain)
             lock_release(&self.domain.reclaim_lock)
         record = <Record *> load_acquire_pointer(&self.domain.records)
         while record is not NULL:
@@ -539,7 +542,7 @@ cdef class EpochDomain:
             "retired": load_relaxed_64(&self.domain.retired),
             "freed": load_relaxed_64(&self.domain.freed),
             "limbo": limbo_tables(self.domain),
-            "limbo_bytes": load_relaxed_64(&self.domain.retired_bytes) - load_relaxed_64(&self.domain.freed_bytes),
+            "limbo_bytes": limbo_bytes(self.domain),
             "limbo_max": load_relaxed_64(&self.domain.limbo_max),
             "grace_periods": load_relaxed_64(&self.domain.grace_periods),
             "barrier": "membarrier" if self.domain.asymmetric else "each section",

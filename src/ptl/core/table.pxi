@@ -698,6 +698,8 @@ cdef bint change_leaf(PageTable pt, uint64_t va, uint64_t *expected, uint64_t de
         level = found.level
         if level > 1 and found.state != HUGE and found.state != INVALID:
             raise PageFault(va, level, State(found.state))
+        if found.raw & ~frozen_bit(&pt.tree.format, found.raw) != expected[0] and is_settable_somewhere(pt.tree, desired):
+            return False                            # an entry for another level is no error, if that level was meant
         check_settable(pt, level, desired)
         old = expected[0]
         result = leaf_change(pt.tree, me, va, level, &old, desired, &found, PATIENCE)
@@ -897,14 +899,26 @@ cdef uint64_t as_entry(Tree *tree, object value) except? 1:
     return raw
 
 
-cdef int check_settable(PageTable pt, uint32_t level, uint64_t raw) except -1:
+cdef bint is_settable(Tree *tree, uint32_t level, uint64_t raw) noexcept nogil:
     """Only what leaves a slot in the same kind of state may be stored by hand."""
-    cdef int state = classify(&pt.tree.format, level, raw)
-    if is_frozen(&pt.tree.format, raw) or state != HUGE and (level > 1 or state != EMPTY and state != SOFT):
-        raise FormatError(
-            f"entry {raw:#x} would be {State(state).name} on level {level}; "
-            + ("a leaf is needed" if level > 1 else "a leaf, a software entry or an empty one is needed")
-        )
+    cdef int state = classify(&tree.format, level, raw)
+    return not is_frozen(&tree.format, raw) and (state == HUGE or level == 1 and (state == EMPTY or state == SOFT))
+
+
+cdef bint is_settable_somewhere(Tree *tree, uint64_t raw) noexcept nogil:
+    cdef uint32_t level
+    for level in range(1, tree.format.levels + 1):
+        if is_settable(tree, level, raw):
+            return True
+    return False
+
+
+cdef int check_settable(PageTable pt, uint32_t level, uint64_t raw) except -1:
+    if not is_settable(pt.tree, level, raw):
+        state = State(classify(&pt.tree.format, level, raw)).name
+        frozen = " and frozen" if is_frozen(&pt.tree.format, raw) else ""
+        needed = "a leaf" if level > 1 else "a leaf, a software entry or an empty one"
+        raise FormatError(f"entry {raw:#x} would be {state}{frozen} on level {level}; {needed} is needed")
     return 0
 
 
