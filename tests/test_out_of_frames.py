@@ -15,7 +15,7 @@ import pytest
 
 import ptl
 from helpers import thread_inside
-from ptl import OutOfFrames, Outcome
+from ptl import Outcome, OutOfFrames
 from reference import Reference, contents
 
 PAGE, HUGE, GIANT = 0x1000, 0x4000, 0x10000
@@ -47,19 +47,21 @@ def leaves_everywhere(pt: ptl.PageTable | Reference) -> None:
 
 
 SCENES = {
-    # what is mapped                                                           tables, then those to park
+    # how many tables it takes, then how many to park for a split: 1 for a huge leaf, 5 for a giant one
     "one page": Scene(nothing, lambda pt: pt.map(0, 0, PAGE, "rw"), 2),
     "one page beside another": Scene(lambda pt: pt.map(PAGE, 0, PAGE, "rw"), lambda pt: pt.map(0, 0, PAGE, "rw"), 0),
     "one page in the next table": Scene(lambda pt: pt.map(HUGE, 0, PAGE, "rw"), lambda pt: pt.map(0, 0, PAGE, "rw"), 1),
     "pages of two tables": Scene(nothing, lambda pt: pt.map(HUGE - PAGE, 0, 2 * PAGE, "rw"), 3),
-    "pages of two halves of the tree": Scene(nothing, lambda pt: pt.map(GIANT - PAGE, 0, 2 * PAGE, "rw"), 4),
+    "pages of two tables of tables": Scene(nothing, lambda pt: pt.map(GIANT - PAGE, 0, 2 * PAGE, "rw"), 4),
     "pages everywhere": Scene(nothing, lambda pt: pt.map(0, PAGE, END, "rw"), 4 + 16),
     "a huge leaf": Scene(nothing, lambda pt: pt.map(0, 0, HUGE, "rw"), 1 + 1),
     "huge leaves everywhere": Scene(nothing, lambda pt: pt.map(0, HUGE, END, "rw"), 4 + 16),
-    "a giant leaf": Scene(nothing, lambda pt: pt.map(0, 0, GIANT, "rw"), 0 + 5),
-    "giant leaves everywhere": Scene(nothing, lambda pt: pt.map(0, 0, END, "rw"), 0 + 20),
+    "a giant leaf": Scene(nothing, lambda pt: pt.map(0, 0, GIANT, "rw"), 5),
+    "giant leaves everywhere": Scene(nothing, lambda pt: pt.map(0, 0, END, "rw"), 20),
     "leaves of each size": Scene(
-        nothing, lambda pt: pt.map(GIANT - HUGE - PAGE, GIANT - HUGE - PAGE, PAGE + HUGE + GIANT, "rw"), 2 + 1 + 5
+        nothing,
+        lambda pt: pt.map(GIANT - HUGE - PAGE, GIANT - HUGE - PAGE, PAGE + HUGE + GIANT, "rw"),
+        2 + (1 + 5),
     ),
     "small pages where huge ones fit": Scene(nothing, lambda pt: pt.map(0, 0, HUGE, "rw", page_size=PAGE), 2),
     "a huge leaf over a table": Scene(
@@ -68,38 +70,48 @@ SCENES = {
     "a huge leaf over another": Scene(
         lambda pt: pt.map(0, HUGE, HUGE, "rw"), lambda pt: pt.map(0, 0, HUGE, "rw", replace=True), 1
     ),
-    "a giant leaf over all there is": Scene(
-        leaves_everywhere, lambda pt: pt.map(0, 0, GIANT, "rw", replace=True), 5
-    ),
-    "pages over a huge leaf": Scene(
+    "a giant leaf over tables": Scene(leaves_everywhere, lambda pt: pt.map(0, 0, GIANT, "rw", replace=True), 5),
+    "a page over a huge leaf": Scene(
         lambda pt: pt.map(0, 0, HUGE, "rw"), lambda pt: pt.map(PAGE, 0, PAGE, "rw", replace=True), 0
     ),
     "pages over a giant leaf": Scene(
         lambda pt: pt.map(0, 0, GIANT, "rw"), lambda pt: pt.map(0, PAGE, GIANT, "rw", replace=True), 0
     ),
     "pages over everything": Scene(
-        leaves_everywhere, lambda pt: pt.map(0, PAGE, END, "rw", replace=True), 2 + 2 + 4 + 4
+        leaves_everywhere,
+        lambda pt: pt.map(0, PAGE, END, "rw", replace=True),
+        2 + (1 + 4) + 0 + (1 + 4),  # the second huge leaf and the third giant one are split
     ),
     "the largest leaves over everything": Scene(
-        leaves_everywhere, lambda pt: pt.map(PAGE, PAGE, END - 2 * PAGE, "rw", replace=True), 1 + (1 + 1 + 3) + 2 * 5 + 2
+        leaves_everywhere,
+        lambda pt: pt.map(PAGE, PAGE, END - 2 * PAGE, "rw", replace=True),
+        3 * 1 + 5 + 5 + (2 + 3 * 1),
+    ),
+    "populate": Scene(nothing, lambda pt: pt.populate(0), 2),
+    "populate the next table": Scene(lambda pt: pt.map(HUGE, 0, PAGE, "rw"), lambda pt: pt.populate(0), 1),
+    "collapse": Scene(
+        lambda pt: pt.map(0, HUGE, HUGE, "rw", page_size=PAGE), lambda pt: pt.collapse(0), 1
+    ),
+    "collapse elsewhere": Scene(lambda pt: pt.map(0, PAGE, HUGE, "rw"), lambda pt: pt.collapse(0, HUGE), 1),
+    "collapse of huge leaves": Scene(
+        lambda pt: pt.map(0, GIANT, GIANT, "rw", page_size=HUGE), lambda pt: pt.collapse(0, None, level=3), 1
     ),
 }
-SCENES["the largest leaves over everything"] = SCENES["the largest leaves over everything"]
 
 
-def room_for(scene: Scene, tables: int) -> ptl.PageTable:
+def table_for(scene: Scene, tables: int) -> ptl.PageTable:
     """The table to begin with, in frames that have room for that many tables more."""
     model = Reference(ptl.arch.get("tiny"))
     scene.before(model)
     size = (model.table_count() + model.parked() + tables) * TABLE_BYTES
-    pt = ptl.PageTable("tiny", frames=ptl.Frames(size, frame_bytes=TABLE_BYTES, domain=DOMAIN)) if size else None
+    pt = ptl.PageTable("tiny", frames=ptl.Frames(size, frame_bytes=TABLE_BYTES, domain=DOMAIN))
     scene.before(pt)
     assert room(pt) == tables
     return pt
 
 
 def room(pt: ptl.PageTable) -> int:
-    """How many tables could still be taken: found out by taking them, as root tables."""
+    """How many tables could still be had: found out by having them, as root tables."""
     taken = []
     while True:
         try:
@@ -109,11 +121,12 @@ def room(pt: ptl.PageTable) -> int:
 
 
 def state_of(pt: ptl.PageTable) -> tuple[object, ...]:
-    """All that a failure must leave alone. Not `free_tables`, nor the bytes of tables that are free."""
-    frames = pt.frames.stats()
+    """All that a failure must leave alone; not what counts attempts, and not the bytes of free tables."""
+    frames, domain = pt.frames.stats(), DOMAIN.stats()
     attempts = ("map_failures", "rewalks", "restarts")
     counters = {name: count for name, count in pt.stats().items() if name not in attempts}
-    return contents(pt), pt.dump(), counters, frames["tables"], frames["parked"], DOMAIN.stats()["limbo"], pt.check()
+    held = frames["tables"], frames["parked"], frames["data_frames"], domain["limbo"], domain["inside"]
+    return contents(pt), pt.dump(), counters, held, pt.check()
 
 
 def fails(pt: ptl.PageTable, change: Change) -> None:
@@ -126,13 +139,172 @@ def fails(pt: ptl.PageTable, change: Change) -> None:
 
 
 @pytest.mark.parametrize("scene", SCENES.values(), ids=SCENES)
-def test_a_map_gets_all_its_tables_or_none(scene):
+def test_all_tables_or_none(scene):
     for tables in range(scene.need):
-        fails(room_for(scene, tables), scene.change)
-    pt = room_for(scene, scene.need)
-    model = Reference(pt.arch)
-    for table in (model, pt):
-        scene.before(table)
-        scene.change(table)
+        fails(table_for(scene, tables), scene.change)
+    pt, model = table_for(scene, scene.need), Reference(ptl.arch.get("tiny"))
+    scene.before(model)
+    assert scene.change(pt) is scene.change(model)
     assert contents(pt) == model.contents()
+    pt.check()
+    pt.unmap(0, END)
+    pt.reclaim_empty(0, END)
+    DOMAIN.synchronize()
+    stats = pt.frames.stats()
+    assert (stats["tables"], stats["parked"]) == (1, 0)
+
+
+@pytest.mark.parametrize("name", ["pte_alloc_map", "pte_alloc_map_lock"])
+def test_a_map_that_populates_gets_all_its_tables_or_none(name):
+    """And holds nothing when it fails."""
+    scene = Scene(nothing, lambda pt: getattr(pt, name)(0), 2)
+    for tables in range(2):
+        pt = table_for(scene, tables)
+        fails(pt, scene.change)
+    pt = table_for(scene, 2)
+    with scene.change(pt) as ptes:
+        assert ptes.stale is False
+    assert contents(pt).tables == {(2, 0), (1, 0)}
+
+
+@pytest.mark.parametrize("name", ["x86_64", "riscv_sv39"])
+def test_a_giant_leaf_parks_what_it_may_be_split_into(name):
+    """A table of huge leaves, and one of pages for each of them; on top of the tables that lead to the leaf."""
+    arch = ptl.arch.get(name)
+    parked = 1 + 512
+    tables = arch.levels - 3 + parked
+    for missing in (1, 0):
+        pt = ptl.PageTable(name, frames=ptl.Frames((1 + tables - missing) << 12, domain=DOMAIN))
+        if missing:
+            with pytest.raises(OutOfFrames):
+                pt.map(0, 0, 1 << 30)
+            assert pt.frames.stats() | {"free_tables": 0} == ptl.PageTable(name, frames=pt.frames).frames.stats() | {
+                "free_tables": 0,
+                "tables": 1,
+            }
+        else:
+            pt.map(0, 0, 1 << 30)
+            assert pt.frames.stats()["parked"] == parked
+        pt.check()
+
+
+# -- a split never fails
+
+CUTS: dict[str, Change] = {
+    "split": lambda pt: [pt.split(va) for va in (0, PAGE, HUGE)],
+    "unmap": lambda pt: pt.unmap(HUGE - PAGE, 2 * PAGE),
+    "protect": lambda pt: pt.protect(HUGE - PAGE, 2 * PAGE, "rx"),
+    "map of pages": lambda pt: pt.map(HUGE - PAGE, 0, 2 * PAGE, "rx", replace=True),
+    "map of all pages": lambda pt: pt.map(0, PAGE, GIANT, "rx", replace=True),
+    "unmap of all but a page": lambda pt: (pt.unmap(0, GIANT - PAGE)),
+}
+
+
+@pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS)
+def test_a_split_never_fails(cut):
+    """However full the frames are: a giant leaf has parked the tables of all its pages."""
+    pt, model = table_for(Scene(lambda pt: pt.map(0, GIANT, GIANT, "rw"), cut, 0), 0), Reference(ptl.arch.get("tiny"))
+    model.map(0, GIANT, GIANT, "rw")
+    assert cut(pt) == cut(model)
+    assert contents(pt) == model.contents()
+    assert pt.frames.stats()["parked"] == model.parked()
+    pt.check()
+
+
+def test_everything_can_be_split():
+    """Frames full of giant leaves become frames full of the tables of their pages."""
+    pt = table_for(Scene(lambda pt: pt.map(0, 0, END, "rw"), nothing, 0), 0)
+    for size in (GIANT, HUGE):
+        for va in range(0, END, size):
+            assert pt.split(va) is Outcome.DONE
+            pt.check()
+    assert pt.stats()["tables"] == 1 + 4 + 16
+    assert room(pt) == pt.frames.stats()["parked"] == 0
+    assert all(pt.translate(va) == va for va in range(0, END, PAGE))
+
+
+def test_parked_tables_are_for_splits_only():
+    """They are free and yet not to be had, until their leaf is gone."""
+    pt = table_for(Scene(lambda pt: pt.map(0, 0, GIANT, "rw"), nothing, 0), 0)
+    for change in (lambda: pt.populate(GIANT), lambda: pt.map(GIANT, 0, PAGE), lambda: pt.map(GIANT, GIANT, GIANT)):
+        fails(pt, lambda _, change=change: change())
+    pt.unmap(0, GIANT)
+    assert room(pt) == 5
+    pt.map(GIANT, GIANT, GIANT)
+
+
+def test_data_and_tables_do_not_share_frames():
+    """Data takes room from tables, but never what is parked."""
+    frames = ptl.Frames(16 << 12, domain=DOMAIN)
+    pt = ptl.PageTable("riscv_sv39", frames=frames)
+    pt.map(0, 0, 2 << 20)
+    data = []
+    with pytest.raises(OutOfFrames):
+        while True:
+            data.append(frames.alloc())
+    assert len(data) == 16 - 3
+    with pytest.raises(OutOfFrames, match="nothing was changed"):
+        pt.map(2 << 20, 0)
+    assert pt.split(0) is Outcome.DONE
+    pt.check()
+
+
+# -- limbo
+
+FULL = Scene(lambda pt: pt.map(0, PAGE, END, "rw"), nothing, 0)
+"""As many tables as a tree can have."""
+
+AGAIN: dict[str, Change] = {
+    "map": lambda pt: pt.map(0, PAGE, END, "rw"),
+    "map of giant leaves": lambda pt: pt.map(0, 0, END, "rw"),
+    "populate": lambda pt: [pt.populate(va) for va in range(0, END, HUGE)],
+    "pte_alloc_map": lambda pt: pt.pte_alloc_map(0).close(),
+}
+
+
+@pytest.mark.parametrize("change", AGAIN.values(), ids=AGAIN)
+def test_limbo_is_reclaimed_before_giving_up(change):
+    pt = table_for(FULL, 0)
+    pt.unmap(0, END)
+    assert DOMAIN.stats()["limbo"] == 20
+    change(pt)
+    pt.check()
+    DOMAIN.synchronize()
+
+
+def test_limbo_is_reclaimed_for_a_leaf_to_park():
+    """A table that has left makes room for a collapse."""
+    pt = table_for(Scene(lambda pt: pt.map(0, GIANT, 2 * HUGE, "rw", page_size=PAGE), nothing, 0), 0)
+    fails(pt, lambda pt: pt.collapse(0))
+    pt.unmap(HUGE, HUGE)
+    assert DOMAIN.stats()["limbo"] == 1
+    assert pt.collapse(0) is Outcome.DONE
+    pt.check()
+    DOMAIN.synchronize()
+
+
+@pytest.mark.parametrize("reader", [DOMAIN.pin, lambda: thread_inside(DOMAIN.pin)], ids=["this thread", "another"])
+@pytest.mark.parametrize("change", AGAIN.values(), ids=AGAIN)
+def test_limbo_is_no_room_while_a_reader_is_inside(change, reader):
+    """One that entered before the tables left, and may still be looking at them."""
+    pt = table_for(FULL, 0)
+    with reader():
+        pt.unmap(0, END)
+        fails(pt, change)
+    change(pt)
+    pt.check()
+    DOMAIN.synchronize()
+
+
+def test_a_table_that_a_handle_pins_is_no_room():
+    """It holds back its own table, and no other."""
+    pt = table_for(FULL, 0)
+    with pt.pte_map(0):
+        pt.unmap(0, END)
+        DOMAIN.synchronize()
+        assert room(pt) == 19
+        fails(pt, lambda pt: pt.map(0, PAGE, END, "rw"))
+        pt.map(HUGE, PAGE, END - HUGE, "rw")
+        fails(pt, lambda pt: pt.populate(0))
+    assert pt.populate(0) is Outcome.DONE
     pt.check()

@@ -400,7 +400,7 @@ cdef class PageTable:
         cdef uint64_t address = canonical(self, va), new = as_entry(self.tree, entry), old
         cdef Found found
         while True:
-            find_entry(self, address, &found)
+            find_settled(self, address, &found)
             old = found.raw & ~frozen_bit(&self.tree.format, found.raw)
             if change_leaf(self, address, &old, new):
                 return old
@@ -417,8 +417,8 @@ cdef class PageTable:
         if letter < 0 or not self.tree.format.mask[letter]:
             raise FormatError(f"{self.arch.name} has no bit for flag {flag!r}")
         while True:
-            find_entry(self, address, &found)
-            if found.state != HUGE and found.state != INVALID:
+            find_settled(self, address, &found)
+            if found.state != HUGE:
                 raise PageFault(address, found.level, State(found.state))
             if not attributes_of(&self.tree.format, found.raw) >> letter & 1:
                 return False
@@ -648,6 +648,16 @@ cdef int find_entry(PageTable pt, uint64_t va, Found *found) except -1:
     return 0
 
 
+cdef int find_settled(PageTable pt, uint64_t va, Found *found) except -1:
+    """As find_entry, for somebody who will change the entry: waits for a split in progress."""
+    cdef uint32_t turns = 0
+    find_entry(pt, va, found)
+    while found.state == INVALID:
+        give_way(pt, va, &turns)
+        find_entry(pt, va, found)
+    return 0
+
+
 cdef object translate_buffer(PageTable pt, object vas, object out):
     cdef Py_buffer source, target
     cdef uint64_t count, done
@@ -694,9 +704,9 @@ cdef bint change_leaf(PageTable pt, uint64_t va, uint64_t *expected, uint64_t de
     cdef uint32_t level
     cdef int result = RESTART
     while result == RESTART:                        # ends: the level changes only by somebody's transition
-        find_entry(pt, va, &found)
+        find_settled(pt, va, &found)
         level = found.level
-        if level > 1 and found.state != HUGE and found.state != INVALID:
+        if level > 1 and found.state != HUGE:
             raise PageFault(va, level, State(found.state))
         if found.raw & ~frozen_bit(&pt.tree.format, found.raw) != expected[0] and is_settable_somewhere(pt.tree, desired):
             return False                            # an entry for another level is no error, if that level was meant
