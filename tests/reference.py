@@ -287,6 +287,13 @@ def canonical(arch: Arch, va: int) -> int:
     return va
 
 
+def software_entry(arch: Arch) -> int:
+    """Bits that the format reads as software's own in a leaf table: not present, not empty and not frozen."""
+    candidates = (arch.level(1).empty | 1 << bit for bit in range(8 * arch.entry_bytes - 1, 0, -1))
+    states = ((raw, arch.decode(raw)) for raw in candidates)
+    return next(raw for raw, entry in states if entry.state is State.SOFT and not entry.frozen)
+
+
 def entries(pt: PageTable, pa: int, level: int) -> array:
     """The raw entries of a table, out of physical memory."""
     raws = array("Q" if pt.arch.entry_bytes == 8 else "I", bytes(pt.frames.view(pa, pt.arch.table_bytes(level))))

@@ -22,6 +22,7 @@ import pytest
 import ptl
 from helpers import in_thread
 from ptl import AddressError, AlreadyMapped, FormatError, Outcome, OutOfFrames, PageFault, State
+from reference import software_entry
 
 DOMAIN = ptl.EpochDomain()
 ALL = pytest.mark.parametrize("pt", ptl.arch.names(), indirect=True)
@@ -351,7 +352,7 @@ def test_a_mapping_is_not_mapped_over(pt):
 @ALL
 def test_a_software_entry_is_not_mapped_over(pt):
     page, huge = pt.arch.page_sizes[:2]
-    pt.exchange(huge, 1 << 12)
+    pt.exchange(huge, software_entry(pt.arch))
     assert pt.walk(huge).steps[-1].state is State.SOFT
     for va, length in [(huge, page), (0, huge + page), (huge, huge)]:
         with refused(pt, AlreadyMapped, "SOFT"):
@@ -443,20 +444,27 @@ def bad_leaf(arch: ptl.arch.Arch) -> int | None:
     return next((raw for raw in pairs if arch.decode(raw).state is State.BAD), None)
 
 
+def is_settable(arch: ptl.arch.Arch, level: int, raw: int) -> bool:
+    """Whether anybody may store this entry by hand on a level: leaves, and on level 1 software's and empty ones."""
+    entry = arch.decode(raw, level)
+    return not entry.frozen and entry.state in ({State.HUGE, State.SOFT, State.EMPTY} if level == 1 else {State.HUGE})
+
+
 def not_settable(arch: ptl.arch.Arch, level: int) -> dict[str, int]:
     """Entries that nobody may store by hand on a level."""
     geometry = arch.level(level)
     leaf = arch.encode(0, "r", level)
+    soft = software_entry(arch)
     entries = {"frozen leaf": leaf | arch.frozen_present}
     if level == 1:
-        entries |= {"frozen": geometry.empty | arch.frozen_absent, "frozen soft": 1 << 12 | arch.frozen_absent}
+        entries |= {"frozen": geometry.empty | arch.frozen_absent, "frozen soft": soft | arch.frozen_absent}
         bad = bad_leaf(arch)
         return entries if bad is None else entries | {"bad": bad}
     invalid = leaf & ~geometry.invalid_clear | geometry.invalid_set
     return entries | {
         "table": geometry.table_set,
         "empty": geometry.empty,
-        "soft": 1 << 12,
+        "soft": soft,
         "busy": geometry.busy,
         "invalid": invalid,
     }
@@ -465,7 +473,6 @@ def not_settable(arch: ptl.arch.Arch, level: int) -> dict[str, int]:
 SET_AN_ENTRY: dict[str, Callable[[ptl.PageTable, int, object], object]] = {
     "exchange": lambda pt, va, raw: pt.exchange(va, raw),
     "compare_exchange": lambda pt, va, raw: pt.compare_exchange(va, pt.walk(va).steps[-1].raw, raw),
-    "compare_exchange that would fail": lambda pt, va, raw: pt.compare_exchange(va, 1 << 13, raw),
 }
 EACH_SET = pytest.mark.parametrize("call", SET_AN_ENTRY.values(), ids=SET_AN_ENTRY)
 
@@ -479,6 +486,21 @@ def test_an_entry_keeps_its_kind(pt, call):
         for raw in not_settable(pt.arch, level).values():
             with refused(pt, FormatError, f"{raw:#x}"):
                 call(pt, va, raw)
+
+
+@ALL
+def test_an_entry_that_suits_another_level_is_a_mismatch(pt):
+    """Somebody may have split or collapsed since the caller looked; what suits no level is an error even then."""
+    huge = pt.arch.page_sizes[1]
+    for level, va in [(1, huge), (1, 3 * huge), (2, 2 * huge)]:
+        for raw in not_settable(pt.arch, level).values():
+            if any(is_settable(pt.arch, other, raw) for other in range(1, pt.arch.levels + 1)):
+                before = state_of(pt)
+                assert pt.compare_exchange(va, software_entry(pt.arch), raw) is False
+                assert state_of(pt) == before
+            else:
+                with refused(pt, FormatError, f"{raw:#x}"):
+                    pt.compare_exchange(va, software_entry(pt.arch), raw)
 
 
 @EACH_SET

@@ -32,6 +32,8 @@ RAISED: dict[type[Exception], int] = {
     RuntimeError: 102,
 }
 """The results in place of which a method raises."""
+BAD_ARGUMENT = 105
+"""The result in place of which a method would have raised before it asked the core."""
 
 PYX = """
 from libc.stdint cimport uint32_t, uint64_t
@@ -305,13 +307,34 @@ def test_map_without_memory(theirs: Any) -> None:
     assert twins.do("populate", 0) == RAISED[ptl.OutOfFrames]
 
 
+def test_bad_arguments_change_nothing(theirs: Any) -> None:
+    twins = Twins(theirs, "x86_64")
+    page, huge, hole = twins.page, twins.huge, 1 << 50
+    twins.map(0, huge, page)
+    before = twins.c.dump()
+    for length in 0, page // 2, 3 * page // 2:
+        assert twins.theirs.map(twins.c, 5 * page, 9 * page, length, 3) == BAD_ARGUMENT
+        assert twins.theirs.unmap(twins.c, 0, length) == BAD_ARGUMENT
+    assert twins.theirs.map(twins.c, 5 * page, 9 * page + 1, page, 3) == BAD_ARGUMENT
+    assert twins.theirs.map(twins.c, 5 * page, 1 << 52, page, 3) == BAD_ARGUMENT
+    assert twins.theirs.map(twins.c, hole, 0, page, 3) == BAD_ARGUMENT
+    assert twins.theirs.translate(twins.c, hole) == twins.theirs.walk(twins.c, hole) == ptl.UNMAPPED
+    assert twins.theirs.collapse(twins.c, 0, page) == BAD_ARGUMENT
+    assert twins.theirs.compare_exchange(twins.c, 0, 1, twins.c.lookup(0).raw, 1 << 52) == BAD_ARGUMENT
+    for call in "populate", "retract", "split":
+        assert getattr(twins.theirs, call)(twins.c, hole) == BAD_ARGUMENT
+    assert twins.c.dump() == before
+
+
 def test_compare_exchange(twins: Twins) -> None:
     page, huge, accessed = twins.page, twins.huge, twins.c.arch.flags["a"].mask
     twins.map(0, huge, page)
     twins.map(huge, huge, huge)
     for va, level in (0, 1), (huge, 2):
         old = twins.c.lookup(va).raw
-        assert twins.theirs.compare_exchange(twins.c, va, 3 - level, old, old ^ accessed) == Outcome.ALREADY.value
+        elsewhere = twins.c.arch.decode(old, 3 - level).state is ptl.State.HUGE     # the same bits, on another level
+        refused = Outcome.ALREADY.value if elsewhere else BAD_ARGUMENT
+        assert twins.theirs.compare_exchange(twins.c, va, 3 - level, old, old ^ accessed) == refused
         assert twins.compare_exchange(va, level, old, old ^ accessed) is Outcome.DONE
         assert twins.compare_exchange(va, level, old, old ^ accessed) is Outcome.ALREADY
         twins.read(va)

@@ -21,12 +21,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 import ptl
+from made_up import MADE_UP, architecture
 from ptl import Outcome, State
-from reference import Reference, Taken, canonical, contents
-
-SOFT = 1 << 12
-"""Bits that every format reads as software's own, with no page behind them."""
-
+from reference import Reference, Taken, canonical, contents, software_entry
 
 DOMAIN = ptl.EpochDomain()
 """So that nobody else's tables are in limbo."""
@@ -75,8 +72,9 @@ def is_flags(arch: ptl.arch.Arch, flags: str) -> bool:
 @functools.cache
 def machine_for(name: str) -> type[RuleBasedStateMachine]:
     """The state machine of one architecture."""
-    arch = ptl.arch.get(name)
+    arch = architecture(name)
     geometry = Geometry(arch)
+    soft = software_entry(arch)
     starts, lengths, flag_sets = (st.sampled_from(x) for x in (geometry.starts, geometry.lengths, geometry.flags))
     page_sizes = st.sampled_from((None, None, *arch.page_sizes))
     leaf_levels = st.sampled_from([level for level in range(2, arch.levels + 1) if arch.level(level).leaf])
@@ -178,9 +176,9 @@ def machine_for(name: str) -> type[RuleBasedStateMachine]:
                 elif spoil == "table":
                     table.split(odd)
             if spoil == "soft" and level == 2:
-                self.pt.exchange(odd, SOFT)
+                self.pt.exchange(odd, soft)
                 del self.model.leaves[odd]
-                self.model.soft[odd] = SOFT
+                self.model.soft[odd] = soft
             outcome = self.model.collapse(va, None, level)
             assert spoil or outcome is (Outcome.NOT_CONTIGUOUS if pa % length else Outcome.DONE)
             assert self.pt.collapse(va, level=level) is outcome
@@ -212,7 +210,7 @@ def machine_for(name: str) -> type[RuleBasedStateMachine]:
             first = va & -arch.level(level).span
             mapped = first in self.model.leaves
             if level > 1 and not mapped:
-                for change in (lambda: self.pt.exchange(va, SOFT), lambda: self.pt.compare_exchange(va, old, SOFT)):
+                for change in (lambda: self.pt.exchange(va, soft), lambda: self.pt.compare_exchange(va, old, soft)):
                     with pytest.raises(ptl.PageFault):
                         change()
                 return
@@ -220,13 +218,13 @@ def machine_for(name: str) -> type[RuleBasedStateMachine]:
             if kind is State.HUGE or level > 1:
                 new = arch.encode(pa, flags, level)
             else:
-                new = SOFT if kind is State.SOFT else arch.level(1).empty
+                new = soft if kind is State.SOFT else arch.level(1).empty
             if how == "exchange":
                 assert self.pt.exchange(va, new) == old
             elif how == "compare_exchange":
                 assert self.pt.compare_exchange(va, old, new) is True
             else:
-                assert self.pt.compare_exchange(va, old ^ SOFT, new) is False
+                assert self.pt.compare_exchange(va, old ^ soft, new) is False
                 return
             self.model.leaves.pop(first, None)
             self.model.soft.pop(first, None)
@@ -327,12 +325,16 @@ def machine_for(name: str) -> type[RuleBasedStateMachine]:
     return Machine
 
 
-@pytest.mark.parametrize("name", ptl.arch.names())
+NAMES = [*ptl.arch.names(), *MADE_UP]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_table_holds_what_a_dict_would(name):
+    is_small = architecture(name).level(1).entries < 16
     run_state_machine_as_test(
         machine_for(name),
         settings=settings(
-            max_examples=200 if name == "tiny" else max(10, 200 // len(ptl.arch.names())),  # half a minute for all
+            max_examples=200 if is_small else max(10, 200 // len(NAMES)),  # half a minute for all of them
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

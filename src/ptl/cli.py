@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 try:
     import click
@@ -19,6 +18,12 @@ from ptl._core import AddressError, OutOfFrames
 from ptl._version import __version__
 
 WRONG_TRANSLATION = 1
+
+
+class Refusal(click.ClickException):
+    """Something that cannot be done as asked, told in one line; not to be taken for a wrong translation."""
+
+    exit_code = 2
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -40,7 +45,7 @@ def main() -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 @click.option(
-    "--html", "page", type=click.Path(dir_okay=False, writable=True, path_type=Path), help="Write a page with plots."
+    "--html", "page", type=click.File("w", encoding="utf-8", lazy=False), help="Write a page with plots to this file."
 )
 def race_command(
     pid: int | None,
@@ -50,7 +55,7 @@ def race_command(
     faulters: int,
     policies: tuple[str, ...],
     as_json: bool,
-    page: Path | None,
+    page: TextIO | None,
 ) -> None:
     """Race readers and faults of a live process's address space against a collapser.
 
@@ -61,24 +66,25 @@ def race_command(
     settings = race.Settings(seconds, readers, faulters, policies or race.POLICIES)
     try:
         race.check(settings)
-        if page is not None and not page.parent.is_dir():
-            raise race.RaceError(f"there is no directory {page.parent}")
         result = _run_with_progress(settings, pid, arch_name)
     except (race.RaceError, proc.ProcessError, AddressError, OutOfFrames, ValueError) as error:
-        raise click.ClickException(str(error)) from error
+        raise Refusal(str(error)) from error
     result["command_line"] = "ptl " + " ".join(sys.argv[1:])
-    if page is not None:
-        from ptl.show import race_page
-
-        page.write_text(race_page.render(result), encoding="utf-8")
     if as_json:
         click.echo(json.dumps(result))
     else:
         from ptl.show import race_table
 
         Console().print(race_table.render(result))
-        if page is not None:
-            click.echo(f"the page is in {page}")
+    if page is not None:
+        from ptl.show import race_page
+
+        try:
+            page.write(race_page.render(result))
+            page.flush()
+        except OSError as error:
+            raise Refusal(f"the page could not be written to {page.name}: {error.strerror}") from error
+        click.echo(f"the page is in {page.name}", err=True)
     if result["wrong_translations"]:
         sys.exit(WRONG_TRANSLATION)
 

@@ -153,6 +153,7 @@ def run(
     for policy in settings.policies:
         kinds = {kind: _run_one(field, settings, policy, kind, tick) for kind in KINDS}
         both = _merge([kinds["file"], kinds["anonymous"]])
+        both["wrong_translations"] = sum(numbers["wrong_translations"] for numbers in kinds.values())
         policies[policy] = {"kernel_path": KERNEL_PATHS[policy], **both, "kinds": kinds}
     seconds = settings.seconds / len(KINDS)
     for numbers in _every(policies.values()):

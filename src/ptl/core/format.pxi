@@ -240,6 +240,12 @@ cdef inline bint is_canonical(const Format *format, uint64_t va) noexcept nogil:
     return unused == 0 or va >> format.va_bits == 0
 
 
+cdef inline bint is_run(const Format *format, uint64_t va, uint64_t length) noexcept nogil:
+    """Whether a range that is not empty stays in the half of the canonical addresses that it begins in."""
+    cdef uint64_t last = va + (length - 1)
+    return last >= va and is_canonical(format, va) and is_canonical(format, last) and <int64_t> (va ^ last) >= 0
+
+
 # -- reading the description ------------------------------------------------------------------------------------------
 
 cdef int format_read(Format *format, object arch) except -1:

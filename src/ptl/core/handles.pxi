@@ -274,7 +274,7 @@ cdef class Slot:
     def state(self):
         """What the slot holds now, by the one classifier. Wait-free."""
         raw = self.raw()
-        return State(classify_in_block(self.pt.tree, self.number, raw))
+        return state_of(classify_in_block(self.pt.tree, self.number, raw))
 
     def load(self):
         """The raw bits of the entry. Wait-free."""

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """What other people's Cython calls without the GIL; `_core.pxd` says how.
 
-Each call finds this thread's epoch record by itself, so a thread may come and go as it likes. Progress and errors are
-those of the Python methods of the same names.
+Each call finds this thread's epoch record by itself, so a thread may come and go as it likes. Progress is that of the
+Python methods of the same names; where one of those would raise, the result is one of those from FAILED on, and an
+address that is not canonical is not mapped.
 """
 
 cdef int ptl_pin(Tree *tree) noexcept nogil:
@@ -21,6 +22,8 @@ cdef uint64_t ptl_walk(Tree *tree, uint64_t va) noexcept nogil:
     """The physical address, or UNMAPPED; the caller has pinned, or keeps tables from leaving by a lock of its own."""
     cdef Found found
     cdef uint32_t turns = 0
+    if not is_canonical(&tree.format, va):
+        return UNMAPPED_RAW
     while True:
         walk(tree, va, 1, &found)
         if found.state != BUSY or not again(tree, found.table, &turns):
@@ -30,14 +33,18 @@ cdef uint64_t ptl_walk(Tree *tree, uint64_t va) noexcept nogil:
 cdef uint64_t ptl_translate(Tree *tree, uint64_t va) noexcept nogil:
     cdef Record *me = record_of(tree.domain)
     cdef Found found
-    return UNMAPPED_RAW if me is NULL else translate(tree, me, va, &found, REWALKS_MAX)
+    if me is NULL or not is_canonical(&tree.format, va):
+        return UNMAPPED_RAW
+    return translate(tree, me, va, &found, REWALKS_MAX)
 
 
 cdef uint32_t ptl_lookup(Tree *tree, uint64_t va, uint64_t *raw) noexcept nogil:
     """The level of the leaf that maps va, and its entry, without a freeze; 0 when nothing is mapped there."""
     cdef Record *me = record_of(tree.domain)
     cdef Found found
-    if me is NULL or translate(tree, me, va, &found, REWALKS_MAX) == UNMAPPED_RAW:
+    if me is NULL or not is_canonical(&tree.format, va):
+        return 0
+    if translate(tree, me, va, &found, REWALKS_MAX) == UNMAPPED_RAW:
         return 0
     raw[0] = found.raw & ~frozen_bit(&tree.format, found.raw)
     return found.level
@@ -52,8 +59,20 @@ cdef int ptl_compare_exchange(
     cdef int result
     if me is NULL:
         return NO_MEMORY
+    if not is_canonical(&tree.format, va) or not 0 < level <= tree.format.levels or not is_settable(tree, level, desired):
+        return BAD_ARGUMENT
     result = leaf_change(tree, me, va, level, &expected, desired, &found, REWALKS_MAX)
     return ALREADY if result == RESTART else result
+
+
+cdef inline bint is_range(Tree *tree, uint64_t va, uint64_t length) noexcept nogil:
+    """Whether these are whole pages of canonical addresses."""
+    return length != 0 and (va | length) & (span(&tree.format.level[1]) - 1) == 0 and is_run(&tree.format, va, length)
+
+
+cdef inline bint holds(Tree *tree, uint32_t level, uint64_t pa) noexcept nogil:
+    """Whether a leaf of that level can map this physical address."""
+    return leaf_address(&tree.format.level[level], leaf_make(&tree.format, level, pa, 0)) == pa
 
 
 cdef int ptl_map(Tree *tree, uint64_t va, uint64_t pa, uint64_t length, uint32_t attributes) noexcept nogil:
@@ -64,6 +83,10 @@ cdef int ptl_map(Tree *tree, uint64_t va, uint64_t pa, uint64_t length, uint32_t
     cdef int result
     if me is NULL:
         return NO_MEMORY
+    if not is_range(tree, va, length) or pa + (length - 1) < pa or not holds(tree, 1, pa) or (
+        not holds(tree, 1, pa + length - span(&tree.format.level[1]))
+    ):
+        return BAD_ARGUMENT
     if length == span(&tree.format.level[1]):
         result = page_map(tree, me, va, leaf_make(&tree.format, 1, pa, bits), &found, REWALKS_MAX)
         if result != NO_TABLE:
@@ -87,6 +110,8 @@ cdef int ptl_unmap(Tree *tree, uint64_t va, uint64_t length) noexcept nogil:
     cdef int result
     if me is NULL:
         return NO_MEMORY
+    if not is_range(tree, va, length):
+        return BAD_ARGUMENT
     if length == span(&tree.format.level[1]):
         result = page_unmap(tree, me, va, &found, REWALKS_MAX)
         if result != NO_TABLE:
@@ -103,23 +128,35 @@ cdef int ptl_unmap(Tree *tree, uint64_t va, uint64_t length) noexcept nogil:
 cdef int ptl_populate(Tree *tree, uint64_t va) noexcept nogil:
     cdef Record *me = record_of(tree.domain)
     cdef Found found
-    return NO_MEMORY if me is NULL else populate(tree, me, va, &found)
+    if me is NULL:
+        return NO_MEMORY
+    return populate(tree, me, va, &found) if is_canonical(&tree.format, va) else BAD_ARGUMENT
 
 
 cdef int ptl_retract(Tree *tree, uint64_t va) noexcept nogil:
     cdef Record *me = record_of(tree.domain)
     cdef Found found
-    return NO_MEMORY if me is NULL else retract(tree, me, va, 2, &found)
+    if me is NULL:
+        return NO_MEMORY
+    return retract(tree, me, va, 2, &found) if is_canonical(&tree.format, va) else BAD_ARGUMENT
 
 
 cdef int ptl_collapse(Tree *tree, uint64_t va, uint64_t pa) noexcept nogil:
     """pa: UNMAPPED (all ones) to stay in place."""
     cdef Record *me = record_of(tree.domain)
     cdef Found found
-    return NO_MEMORY if me is NULL else collapse(tree, me, va, 2, pa, &found)
+    if me is NULL:
+        return NO_MEMORY
+    if not is_canonical(&tree.format, va) or not tree.format.level[2].has_leaf:
+        return BAD_ARGUMENT
+    if pa != UNMAPPED_RAW and not holds(tree, 2, pa):
+        return BAD_ARGUMENT
+    return collapse(tree, me, va, 2, pa, &found)
 
 
 cdef int ptl_split(Tree *tree, uint64_t va) noexcept nogil:
     cdef Record *me = record_of(tree.domain)
     cdef Found found
-    return NO_MEMORY if me is NULL else split(tree, me, va, &found)
+    if me is NULL:
+        return NO_MEMORY
+    return split(tree, me, va, &found) if is_canonical(&tree.format, va) else BAD_ARGUMENT

@@ -232,7 +232,7 @@ cdef class PageTable:
             return pa
         if found.state == BUSY:
             raise livelock(address, &found)
-        raise PageFault(address, found.level, State(found.state))
+        raise PageFault(address, found.level, state_of(found.state))
 
     def lookup(self, va, /):
         """The `Leaf` that maps an address, or None. Progress and errors as `translate` of one; O(levels)."""
@@ -279,7 +279,7 @@ cdef class PageTable:
                 tree.base + tables[number],
                 address >> format.shift & format.index_mask,
                 raws[number],
-                State(classify_in_block(tree, number, raws[number])),
+                state_of(classify_in_block(tree, number, raws[number])),
             ))
         leaf = leaf_record(tree, level, address, raws[level])
         fault = None if leaf is not None else str(PageFault(address, level, steps[len(steps) - 1].state))
@@ -419,7 +419,7 @@ cdef class PageTable:
         while True:
             find_settled(self, address, &found)
             if found.state != HUGE:
-                raise PageFault(address, found.level, State(found.state))
+                raise PageFault(address, found.level, state_of(found.state))
             if not attributes_of(&self.tree.format, found.raw) >> letter & 1:
                 return False
             old = found.raw & ~frozen_bit(&self.tree.format, found.raw)
@@ -707,7 +707,7 @@ cdef bint change_leaf(PageTable pt, uint64_t va, uint64_t *expected, uint64_t de
         find_settled(pt, va, &found)
         level = found.level
         if level > 1 and found.state != HUGE:
-            raise PageFault(va, level, State(found.state))
+            raise PageFault(va, level, state_of(found.state))
         if found.raw & ~frozen_bit(&pt.tree.format, found.raw) != expected[0] and is_settable_somewhere(pt.tree, desired):
             return False                            # an entry for another level is no error, if that level was meant
         check_settable(pt, level, desired)
@@ -719,7 +719,7 @@ cdef bint change_leaf(PageTable pt, uint64_t va, uint64_t *expected, uint64_t de
     if result == LIVELOCK:
         raise livelock(va, &found)
     if result == NO_TABLE:
-        raise PageFault(va, found.level, State(found.state))
+        raise PageFault(va, found.level, state_of(found.state))
     return result == DONE
 
 
@@ -755,7 +755,7 @@ cdef int check_table(PageTable pt, uint64_t offset, uint32_t level, uint64_t va,
             continue
         state = classify_in_block(tree, level, raw)
         if is_frozen(&tree.format, raw) or state == INVALID or state == BAD or state == BUSY:
-            raise InvariantError(f"I1: entry {i} of {where} holds {raw:#x}: {State(state).name} or frozen, at rest")
+            raise InvariantError(f"I1: entry {i} of {where} holds {raw:#x}: {state_of(state).name} or frozen, at rest")
         if state == TABLE:
             check_table(pt, child_offset(tree, level, raw), level - 1, va + (i << format.shift), seen, parked)
         elif state == HUGE:
@@ -795,7 +795,7 @@ cdef int dump_table(PageTable pt, uint64_t offset, uint32_t level, uint64_t va, 
             lines.append(f"{indent}{first:#x} level {level - 1} table at {tree.base + child_offset(tree, level, raw):#x}")
             dump_table(pt, child_offset(tree, level, raw), level - 1, va + (i << format.shift), lines)
         elif state != EMPTY:
-            lines.append(f"{indent}{first:#x} {State(state).name} {raw:#x}")
+            lines.append(f"{indent}{first:#x} {state_of(state).name} {raw:#x}")
     return 0
 
 
@@ -814,11 +814,7 @@ cdef int check_range(PageTable pt, uint64_t va, uint64_t length, uint64_t size) 
         raise AddressError(f"va {va:#x} and length {length:#x} must be multiples of the page size {size:#x}")
     if length == 0:
         raise AddressError("length must not be 0")
-    if (
-        va + (length - 1) < va
-        or not is_canonical(&pt.tree.format, va + (length - 1))
-        or <int64_t> (va ^ va + (length - 1)) < 0
-    ):
+    if not is_run(&pt.tree.format, va, length):
         raise AddressError(
             f"va {va:#x} with length {length:#x} runs out of the canonical addresses of {pt.arch.name}"
         )
@@ -852,7 +848,7 @@ cdef uint32_t attributes_asked(PageTable pt, object flags) except 0:
 cdef object outcome(PageTable pt, int result, uint64_t va, Found *found):
     cdef Range op
     if result < FAILED:
-        return Outcome(result)
+        return OUTCOMES[result]
     op.where, op.where_level, op.where_state = va, found.level, found.state
     raise failure(pt, result, &op)
 
@@ -861,9 +857,8 @@ cdef object failure(PageTable pt, int result, Range *op):
     """The exception for a result that raises."""
     where = f"va {op.where:#x}"
     if result == IS_MAPPED:
-        return AlreadyMapped(
-            f"{where} holds a {State(op.where_state).name} entry at level {op.where_level}; use replace=True to replace it"
-        )
+        held = state_of(op.where_state).name
+        return AlreadyMapped(f"{where} holds a {held} entry at level {op.where_level}; replace=True would replace it")
     if result == NO_FRAMES:
         return OutOfFrames(f"no table left in {pt.frames!r} for {where}; nothing was changed")
     if result == IS_BAD:
@@ -925,7 +920,7 @@ cdef bint is_settable_somewhere(Tree *tree, uint64_t raw) noexcept nogil:
 
 cdef int check_settable(PageTable pt, uint32_t level, uint64_t raw) except -1:
     if not is_settable(pt.tree, level, raw):
-        state = State(classify(&pt.tree.format, level, raw)).name
+        state = state_of(classify(&pt.tree.format, level, raw)).name
         frozen = " and frozen" if is_frozen(&pt.tree.format, raw) else ""
         needed = "a leaf" if level > 1 else "a leaf, a software entry or an empty one"
         raise FormatError(f"entry {raw:#x} would be {state}{frozen} on level {level}; {needed} is needed")
@@ -934,7 +929,7 @@ cdef int check_settable(PageTable pt, uint32_t level, uint64_t raw) except -1:
 
 cdef object livelock(uint64_t va, Found *found):
     return LivelockError(
-        f"the level-{found.level} slot of va {va:#x} stayed {State(found.state).name} ({found.raw:#x}) "
+        f"the level-{found.level} slot of va {va:#x} stayed {state_of(found.state).name} ({found.raw:#x}) "
         f"through {REWALKS_MAX} walks"
     )
 

@@ -42,7 +42,8 @@ cdef enum Result:
     DEADLOCK = 102
     NO_MEMORY = 103
     LIVELOCK = 104
-    RESTART = 105           # for range operations, among themselves
+    BAD_ARGUMENT = 105      # from the C level only: Python's border has better words
+    RESTART = 106           # inside the core only
 
 
 # -- tables -----------------------------------------------------------------------------------------------------------
@@ -182,16 +183,16 @@ cdef inline int why_no_table(int state) noexcept nogil:
 # -- populate ---------------------------------------------------------------------------------------------------------
 
 cdef int populate(Tree *tree, Record *me, uint64_t va, Found *found) noexcept nogil:
-    """EMPTY to TABLE, on each level from the root to the leaf table of `va`."""
-    cdef Table *table = NULL
-    cdef int result, outcome = ALREADY
+    """EMPTY to TABLE, for the slot where the walk ends: all tables that are missing below it, published at once."""
+    cdef Table *fresh
+    cdef int result
     cdef uint32_t level, turns = 0
     while True:
         section_enter(me)
         walk(tree, va, 1, found)
         section_leave(me)
         if found.level == 1:
-            return outcome
+            return ALREADY
         if found.state == BUSY:
             if not again(tree, found.table, &turns):
                 return LIVELOCK
@@ -199,21 +200,67 @@ cdef int populate(Tree *tree, Record *me, uint64_t va, Found *found) noexcept no
         if found.state != EMPTY:
             return why_no_table(found.state)
         level = found.level
-        table = take_tables(tree, level - 1, 1)
-        if table is NULL:
+        fresh = branch_make(tree, va, level - 1)
+        if fresh is NULL:
             return NO_FRAMES
         result = table_lock(tree, me, va, level, found)
-        if result == DONE and found.state == EMPTY:
-            table_fill_empty(tree, table, level - 1)
-            table_publish(tree, found.slot, level, table)
-            fetch_add_relaxed_64(&tree.populates, 1)
-            outcome = DONE
-        else:
-            table_return(table)                     # somebody was faster: look again
         if result == DONE:
+            if found.state == EMPTY:
+                branch_count(tree, va, fresh)
+                table_publish(tree, found.slot, level, fresh)
+                fetch_add_relaxed_64(&tree.populates, 1)
+                table_unlock(tree, found.table)
+                return DONE
             table_unlock(tree, found.table)
-        elif result != NO_TABLE:
+        branch_return(tree, va, fresh)              # somebody was faster: look again
+        if result != DONE and result != NO_TABLE:
             return result
+
+
+cdef Table *branch_make(Tree *tree, uint64_t va, uint32_t level) noexcept nogil:
+    """Private tables from that level down to the leaf table of va, each naming the next; NULL when one is missing."""
+    cdef Table *table = NULL
+    cdef Table *below = NULL
+    cdef uint32_t number
+    for number in range(1, level + 1):
+        table = take_tables(tree, number, 1)
+        if table is NULL:
+            if below is not NULL:
+                branch_return(tree, va, below)
+            return NULL
+        table_fill_empty(tree, table, number)
+        if below is not NULL:
+            entry_store_private(
+                slot_of(tree, table_offset(table), number, va),
+                table_make(&tree.format, number, tree.base + table_offset(below)),
+                tree.format.shape,
+            )
+        below = table
+    return table
+
+
+cdef Table *branch_below(Tree *tree, uint64_t va, Table *table) noexcept nogil:
+    """The next table of a private branch, or NULL after the leaf table."""
+    cdef uint64_t raw
+    if table.level == 1:
+        return NULL
+    raw = entry_load(slot_of(tree, table_offset(table), table.level, va), tree.format.shape)
+    return table_of(tree.block, child_offset(tree, table.level, raw))
+
+
+cdef void branch_count(Tree *tree, uint64_t va, Table *table) noexcept nogil:
+    """Count the tables below the one that will be published."""
+    while table.level > 1:
+        table = branch_below(tree, va, table)
+        table_count(tree, table, 1)
+
+
+cdef void branch_return(Tree *tree, uint64_t va, Table *table) noexcept nogil:
+    cdef Table *below
+    while table is not NULL:
+        below = branch_below(tree, va, table)
+        table_return(table)
+        table = below
 
 
 # -- retract ----------------------------------------------------------------------------------------------------------

@@ -98,6 +98,14 @@ class Outcome(Enum):
         return self is Outcome.DONE
 
 
+cdef tuple STATES = tuple(State)
+cdef tuple OUTCOMES = tuple(Outcome)
+
+
+cdef inline object state_of(int number):
+    return STATES[number]
+
+
 # -- numbers ----------------------------------------------------------------------------------------------------------
 
 cdef inline uint64_t as_address(object value, str name) except? 1:

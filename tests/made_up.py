@@ -1,0 +1,51 @@
+"""Architectures that no machine has, each odd in one way that a real one may be: what is data must not be assumed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import ptl.arch
+from ptl.arch import Arch, Field, Flag, Level, Pattern
+
+TINY = ptl.arch.get("tiny")
+NOT_PRESENT, LEAF, BUSY, FROZEN = (1 << bit for bit in (0, 58, 59, 60))
+ADDRESS = Field(0x000F_FFFF_FFFF_FFE0)
+
+
+def _level(name: str, shift: int, *, leaf_level: bool = False) -> Level:
+    """As tiny's, with the first bit the other way round."""
+    misaligned = (1 << shift) - 1 & ADDRESS.mask
+    kind = 0 if leaf_level else LEAF
+    return Level(
+        name=name,
+        shift=shift,
+        bits=2,
+        table=None if leaf_level else Pattern(NOT_PRESENT | LEAF, 0),
+        table_set=0,
+        leaf=Pattern(NOT_PRESENT | kind | misaligned, kind),
+        leaf_set=kind,
+        address=ADDRESS,
+        invalid=None if leaf_level else Pattern(NOT_PRESENT | LEAF, NOT_PRESENT | LEAF),
+        invalid_set=NOT_PRESENT,
+        empty=NOT_PRESENT,
+        busy=0 if leaf_level else NOT_PRESENT | BUSY | FROZEN,
+    )
+
+
+BIG_ENDIAN = replace(TINY, name="big-endian", byte_order="big")
+BIG_ENDIAN_32 = replace(ptl.arch.get("i386"), name="big-endian, 4 bytes", byte_order="big")
+NOTHING_IS_NOT_ZERO = replace(
+    TINY,
+    name="nothing is not zero",
+    present_mask=NOT_PRESENT | LEAF,
+    present_flip=NOT_PRESENT,
+    flags={**TINY.flags, "w": Flag.inverted(52), "a": Flag.inverted(56), "d": Flag.inverted(57)},
+    layout=(_level("PTE", 12, leaf_level=True), _level("PMD", 14), _level("PGD", 16)),
+)
+
+MADE_UP: dict[str, Arch] = {arch.name: arch for arch in (BIG_ENDIAN, BIG_ENDIAN_32, NOTHING_IS_NOT_ZERO)}
+
+
+def architecture(name: str) -> Arch:
+    """A real architecture or a made-up one."""
+    return MADE_UP.get(name) or ptl.arch.get(name)

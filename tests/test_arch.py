@@ -1,0 +1,416 @@
+"""The promise: an architecture is one description, read alike by the core and by its own `encode` and `decode`.
+
+What is encoded is decoded again. What `decode` says of the bits of an entry, on any level, is what `walk`, `lookup` and
+`Slot.state` say of the same bits in a live table: for every combination of the bits that mean something, and for random
+ones. The fields of an entry do not overlap, and what is empty, busy, frozen or invalid cannot be taken for anything
+else. An architecture that no one has thought of, given as an `Arch`, works as the real ones do.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import ptl
+from made_up import BIG_ENDIAN, BIG_ENDIAN_32, MADE_UP, architecture
+from ptl import AddressError, FormatError, Outcome, State
+from ptl.arch import FLAGS, Arch, Entry
+from reference import Reference, contents, software_entry
+
+DOMAIN = ptl.EpochDomain()
+NAMES = [*ptl.arch.names(), *MADE_UP]
+EACH = pytest.mark.parametrize("arch", [architecture(name) for name in NAMES], ids=NAMES)
+EACH_LEVEL = pytest.mark.parametrize(
+    ("arch", "level"),
+    [
+        pytest.param(architecture(name), level, id=f"{name}-{level}")
+        for name in NAMES
+        for level in range(1, architecture(name).levels + 1)
+    ],
+)
+
+
+def flag_sets(arch: Arch) -> Iterator[str]:
+    """Every set of attributes that the format can say."""
+    for count in range(1, len(FLAGS) + 1):
+        for letters in itertools.combinations(FLAGS, count):
+            try:
+                arch.attributes("".join(letters))
+            except FormatError:
+                continue
+            yield "".join(letters)
+
+
+def leaf_levels(arch: Arch) -> list[int]:
+    """The levels that have leaves."""
+    return [level for level in range(1, arch.levels + 1) if arch.level(level).leaf is not None]
+
+
+# -- the description by itself
+
+
+@EACH
+def test_what_is_encoded_is_decoded_again(arch):
+    for level in leaf_levels(arch):
+        span = arch.level(level).span
+        for pa in (0, span, (1 << arch.pa_bits) // 2, (1 << arch.pa_bits) - span):
+            for flags in flag_sets(arch):
+                raw = arch.encode(pa, flags, level)
+                assert raw < 1 << 8 * arch.entry_bytes
+                assert arch.decode(raw, level) == Entry(State.HUGE, pa, arch.attributes(flags), False)
+
+
+@EACH
+def test_attributes_are_in_one_order(arch):
+    for flags in flag_sets(arch):
+        granted = arch.attributes(flags)
+        assert arch.attributes(flags[::-1].upper() + flags) == granted
+        assert set(granted) == set(flags) | set(arch.implied)
+        assert [FLAGS.index(letter) for letter in granted] == sorted(FLAGS.index(letter) for letter in granted)
+
+
+@EACH
+def test_a_frozen_leaf_is_the_same_leaf(arch):
+    for level in leaf_levels(arch):
+        span = arch.level(level).span
+        for flags in flag_sets(arch):
+            raw = arch.encode(span, flags, level)
+            assert not raw & arch.frozen_present
+            entry = arch.decode(raw | arch.frozen_present, level)
+            assert entry == Entry(State.HUGE, span, arch.attributes(flags), True)
+
+
+@EACH
+def test_an_invalid_leaf_is_the_same_leaf(arch):
+    """While it is split, software still reads what it maps."""
+    for level in leaf_levels(arch)[1:]:
+        geometry = arch.level(level)
+        for flags in flag_sets(arch):
+            raw = arch.encode(geometry.span, flags, level)
+            entry = arch.decode(raw & ~geometry.invalid_clear | geometry.invalid_set, level)
+            assert (entry.state, entry.pa, entry.flags) == (State.INVALID, geometry.span, arch.attributes(flags))
+
+
+@EACH_LEVEL
+def test_a_table_is_a_table(arch, level):
+    geometry = arch.level(level)
+    if level == 1:
+        assert geometry.table is None
+        return
+    below = arch.table_bytes(level - 1)
+    for pa in (0, below, (1 << arch.pa_bits) - below):
+        assert geometry.address.holds(pa)
+        raw = geometry.table_set | geometry.address.put(pa)
+        assert arch.decode(raw, level) == Entry(State.TABLE, pa)
+        assert arch.decode(raw | arch.frozen_present, level) == Entry(State.TABLE, pa, frozen=True)
+
+
+@EACH_LEVEL
+def test_what_is_empty_busy_or_frozen_is_nothing_else(arch, level):
+    geometry = arch.level(level)
+    assert arch.decode(geometry.empty, level) == Entry(State.EMPTY)
+    assert arch.decode(geometry.empty | arch.frozen_absent, level) == Entry(State.EMPTY, frozen=True)
+    assert geometry.empty | arch.frozen_absent != geometry.empty
+    soft = software_entry(arch)
+    assert arch.decode(soft, level) == Entry(State.SOFT)
+    assert arch.decode(soft | arch.frozen_absent, level) == Entry(State.SOFT, frozen=True)
+    if level == 1:
+        assert geometry.busy == 0
+        assert geometry.invalid is None
+    else:
+        assert arch.decode(geometry.busy, level) == Entry(State.BUSY, frozen=True)
+        assert geometry.busy not in (geometry.empty, geometry.empty | arch.frozen_absent, soft)
+        for pattern in (geometry.table, geometry.leaf, geometry.invalid):
+            assert pattern is None or not pattern.matches(geometry.busy)
+
+
+@EACH_LEVEL
+def test_fields_do_not_overlap(arch, level):
+    """Address, each attribute, the frozen bit, and what makes a leaf or a table."""
+    geometry = arch.level(level)
+    kinds = [pattern.mask & ~geometry.leaf_address.mask for pattern in (geometry.table, geometry.leaf) if pattern]
+    masks = [geometry.leaf_address.mask, arch.frozen_present, *(flag.mask for flag in arch.flags.values())]
+    for one, other in itertools.combinations(masks, 2):
+        assert not one & other
+    for kind in kinds:
+        assert not kind & (geometry.leaf_address.mask | arch.frozen_present)
+    assert not geometry.leaf_set & (geometry.leaf_address.mask | arch.frozen_present)
+    assert not geometry.table_set & (geometry.address.mask | arch.frozen_present)
+    assert not (arch.frozen_present | arch.frozen_absent) & arch.present_mask
+    assert arch.frozen_present.bit_count() == arch.frozen_absent.bit_count() == 1
+    for flag in arch.flags.values():
+        assert flag.mask
+        assert flag.yes != flag.no
+        assert not (flag.yes | flag.no) & ~flag.mask
+    everything = 0
+    for mask in (*masks, *kinds, arch.present_mask, arch.frozen_absent, geometry.busy, geometry.empty):
+        everything |= mask
+    assert everything < 1 << 8 * arch.entry_bytes
+
+
+@EACH
+def test_levels_follow_one_another(arch):
+    for below, above in itertools.pairwise(arch.layout):
+        assert above.shift == below.shift + below.bits
+    assert arch.layout[-1].shift + arch.layout[-1].bits == arch.va_bits
+    assert arch.layout[0].leaf is not None
+    assert arch.page_shift == arch.layout[0].shift
+    assert arch.page_sizes == tuple(arch.level(level).span for level in leaf_levels(arch))
+    assert arch.levels == len(arch.layout)
+    assert set(arch.flags) <= set(FLAGS)
+    assert not set(arch.flags) & set(arch.implied)
+    assert {"r", "w"} <= set(arch.flags) | set(arch.implied)
+    assert arch.source
+    assert arch.title
+
+
+@EACH
+def test_encode_refuses_what_the_format_cannot_hold(arch):
+    for level in range(1, arch.levels + 1):
+        span = arch.level(level).span
+        if level not in leaf_levels(arch):
+            with pytest.raises(FormatError, match="no leaf at level"):
+                arch.encode(0, "r", level)
+            continue
+        for pa in (1, span - 1, span // 2):
+            with pytest.raises(AddressError, match="is not a multiple"):
+                arch.encode(pa, "r", level)
+        for pa in (1 << arch.pa_bits, -span, 1 << 64):
+            with pytest.raises(AddressError, match="is outside"):
+                arch.encode(pa, "r", level)
+        for flags in ("", "g", "q", "r?"):
+            with pytest.raises(FormatError, match="flag"):
+                arch.encode(0, flags, level)
+    for level in (0, -1, arch.levels + 1):
+        with pytest.raises(ValueError, match="has levels 1 to"):
+            arch.encode(0, "r", level)
+        with pytest.raises(ValueError, match="has levels 1 to"):
+            arch.decode(0, level)
+    for raw in (-1, 1 << 8 * arch.entry_bytes):
+        with pytest.raises(ValueError, match="does not fit"):
+            arch.decode(raw)
+
+
+def test_names():
+    assert len(set(ptl.arch.names())) == len(ptl.arch.names())
+    for name in ptl.arch.names():
+        assert ptl.arch.get(name).name == name
+    assert "tiny" in ptl.arch.names()
+    assert ptl.arch.get("riscv") is ptl.arch.get("riscv_sv39")
+    assert ptl.PageTable().arch is ptl.arch.get("x86_64")
+
+
+# -- the core, on the same bits
+
+
+class Bench:
+    """A table with one page, and the way to put any bits into any entry on the way to it."""
+
+    def __init__(self, arch: Arch) -> None:
+        self.arch = arch
+        self.pt = ptl.PageTable(arch, frames=ptl.Frames(1 << 18, domain=DOMAIN))
+        self.va = arch.level(2).span + arch.level(1).span
+        self.pt.map(self.va, 0)
+        self.steps = {step.level: step for step in self.pt.walk(self.va).steps}
+        self.slots = {level: self.pt.slot(self.va, level) for level in self.steps}
+
+    @contextmanager
+    def holding(self, level: int, raw: int) -> Iterator[None]:
+        """These bits are in the entry on that level."""
+        step = self.steps[level]
+        view = self.pt.frames.view(step.table_pa + step.index * self.arch.entry_bytes, self.arch.entry_bytes)
+        view[:] = raw.to_bytes(self.arch.entry_bytes, self.arch.byte_order)
+        try:
+            yield
+        finally:
+            view[:] = step.raw.to_bytes(self.arch.entry_bytes, self.arch.byte_order)
+
+    def expected(self, level: int, raw: int) -> Entry:
+        """What the description says; but a table that would not lie inside the block is bad."""
+        entry = self.arch.decode(raw, level)
+        if entry.state is State.TABLE and entry.pa > self.pt.frames.size - self.arch.table_bytes(level - 1):
+            return Entry(State.BAD, frozen=entry.frozen)
+        return entry
+
+    def agree(self, level: int, raw: int) -> None:
+        """The core reads these bits on that level as the description does."""
+        entry = self.expected(level, raw)
+        with self.holding(level, raw):
+            walk = self.pt.walk(self.va)
+            step = walk.steps[self.arch.levels - level]
+            assert (step.level, step.raw, step.state) == (level, raw, entry.state), entry
+            assert self.slots[level].load() == raw
+            assert self.slots[level].state is entry.state
+            if entry.state is State.TABLE:
+                return
+            assert len(walk.steps) == self.arch.levels - level + 1
+            if entry.state in (State.HUGE, State.INVALID):
+                assert (walk.leaf.pa, walk.leaf.flags, walk.leaf.level) == (entry.pa, entry.flags, level)
+                assert (walk.leaf.raw, walk.leaf.size, walk.fault) == (raw, self.arch.level(level).span, None)
+                assert self.pt.lookup(self.va) == walk.leaf
+                assert self.pt.translate(self.va) == entry.pa + self.va % self.arch.level(level).span
+            else:
+                assert walk.leaf is None
+                assert entry.state.name in walk.fault
+                if entry.state is not State.BUSY:  # which is waited for
+                    assert self.pt.lookup(self.va) is None
+            if level == 1:
+                with self.pt.pte_map(self.va) as ptes:
+                    changed = ptes.compare_exchange(self.steps[1].index, raw, self.arch.level(1).empty)
+                assert changed is not entry.frozen
+
+
+def bits_that_differ(arch: Arch, level: int) -> list[int]:
+    """One bit of each kind: bits that the description mentions in the same places all do the same."""
+    geometry = arch.level(level)
+    mentions = [geometry.leaf_address.mask, geometry.address.mask, geometry.leaf_any, geometry.leaf_set]
+    mentions += [geometry.table_set, geometry.empty, geometry.busy, arch.present_mask]
+    mentions += [arch.frozen_present, arch.frozen_absent, *(flag.mask for flag in arch.flags.values())]
+    for pattern in (geometry.table, geometry.leaf, geometry.leaf_never, geometry.invalid):
+        mentions += (pattern.mask, pattern.value) if pattern is not None else ()
+    bits = [1 << bit for bit in range(8 * arch.entry_bytes)]
+    return list({tuple(bool(mask & bit) for mask in mentions): bit for bit in bits}.values())
+
+
+@EACH_LEVEL
+def test_the_core_agrees_on_every_combination_of_bits(arch, level):
+    """A few thousand entries, and as many kinds of them as there are."""
+    bench = Bench(arch)
+    bits = bits_that_differ(arch, level)
+    assert 8 < len(bits) < 15
+    for chosen in itertools.product((False, True), repeat=len(bits)):
+        bench.agree(level, sum(itertools.compress(bits, chosen)))
+
+
+@EACH_LEVEL
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_the_core_agrees_on_random_bits(arch, level, data):
+    """Any bits at all, and those of well-known entries with a few bits changed."""
+    bench = Bench(arch)
+    geometry = arch.level(level)
+    known = [0, geometry.empty, geometry.busy, software_entry(arch), bench.steps[level].raw]
+    if geometry.leaf is not None:
+        leaf = arch.encode(geometry.span, "rw", level)
+        known += [leaf, leaf & ~geometry.invalid_clear | geometry.invalid_set]
+    entries = st.integers(0, (1 << 8 * arch.entry_bytes) - 1)
+    bits = st.sets(st.integers(0, 8 * arch.entry_bytes - 1), max_size=4)
+    changed = st.builds(lambda raw, flips: raw ^ sum(1 << bit for bit in flips), st.sampled_from(known), bits)
+    for raw in data.draw(st.lists(st.one_of(entries, changed), min_size=1, max_size=20)):
+        bench.agree(level, raw)
+
+
+@EACH
+def test_the_core_checks_what_a_table_at_rest_must_not_hold(arch):
+    """In a leaf table: an entry that is frozen, or present and nothing that the format defines."""
+    bench = Bench(arch)
+    for chosen in itertools.product((False, True), repeat=len(bits_that_differ(arch, 1))):
+        raw = sum(itertools.compress(bits_that_differ(arch, 1), chosen))
+        entry = arch.decode(raw)
+        with bench.holding(1, raw):
+            if entry.frozen or entry.state is State.BAD:
+                with pytest.raises(ptl.InvariantError, match=f"I1: .*{raw:#x}"):
+                    bench.pt.check()
+            else:
+                bench.pt.check()
+
+
+@EACH
+def test_what_the_core_writes_is_what_encode_says(arch):
+    """Leaves of every size, with every set of attributes."""
+    pt = ptl.PageTable(arch)
+    for level in leaf_levels(arch):
+        span = arch.level(level).span
+        for flags in flag_sets(arch):
+            pt.map(span, 0, span, flags, replace=True)
+            assert pt.lookup(span).raw == arch.encode(0, flags, level)
+            assert pt.lookup(span).flags == arch.attributes(flags)
+        pt.unmap(span, span)
+
+
+# -- architectures that no machine has
+
+
+@EACH
+def test_a_made_up_architecture_works(arch):
+    """Or a real one: mapped, translated, split, protected, collapsed in place and elsewhere, unmapped."""
+    pt, model = ptl.PageTable(arch, frames=ptl.Frames(1 << 26, domain=DOMAIN)), Reference(arch)
+    page, huge = arch.page_sizes[:2]
+    same = (pt, model)
+
+    def compare() -> None:
+        assert contents(pt) == model.contents()
+        pt.check()
+
+    for table in same:
+        table.map(huge, 4 * huge, 2 * huge, "rw")
+        table.map(page, page, page, "rx")
+    compare()
+    assert pt.translate(3 * huge - 1) == 6 * huge - 1
+    assert [table.split(huge) for table in same] == [Outcome.DONE] * 2
+    compare()
+    assert [table.protect(huge, huge, "rwd") for table in same] == [huge] * 2
+    assert [table.protect(2 * huge, page, "rwa") for table in same] == [page] * 2
+    compare()
+    assert [table.collapse(huge) for table in same] == [Outcome.DONE] * 2
+    assert [table.collapse(2 * huge) for table in same] == [Outcome.DONE] * 2
+    assert pt.lookup(2 * huge).flags == arch.attributes("rwa")
+    compare()
+    for table in same:
+        table.map(0, 9 * page, huge, "rw", page_size=page, replace=True)
+    assert [table.collapse(0) for table in same] == [Outcome.NOT_CONTIGUOUS] * 2
+    assert [table.collapse(0, 8 * huge) for table in same] == [Outcome.DONE] * 2
+    compare()
+    assert pt.translate(page) == 8 * huge + page
+    assert [table.unmap(page, 2 * huge) for table in same] == [2 * huge] * 2
+    compare()
+    assert [table.unmap(0, 4 * huge) for table in same] == [huge] * 2
+    assert [table.reclaim_empty(0, 4 * huge) for table in same][0]
+    assert pt.stats()["tables"] == 1
+
+
+@pytest.mark.parametrize("arch", [BIG_ENDIAN, BIG_ENDIAN_32], ids=lambda arch: arch.name)
+def test_bytes_lie_in_the_stated_order(arch):
+    """Of every entry on the way, tables and leaves; and the little-endian twin has them the other way round."""
+    twin = replace(arch, byte_order="little")
+    pages = {}
+    for each in (arch, twin):
+        pt = ptl.PageTable(each, frames=ptl.Frames(1 << 16, base=0x30000, domain=DOMAIN))
+        pt.map(0, 0x1234000, flags="rwd")
+        pt.map(each.page_sizes[1], each.page_sizes[1], each.page_sizes[1])
+        for va in (0, each.page_sizes[1]):
+            for step in pt.walk(va).steps:
+                at = step.table_pa + step.index * each.entry_bytes
+                assert bytes(pt.frames.view(at, each.entry_bytes)) == step.raw.to_bytes(each.entry_bytes, each.byte_order)
+        assert pt.lookup(0).raw == arch.encode(0x1234000, "rwd")
+        pages[each.byte_order] = bytes(pt.frames)
+    size = arch.entry_bytes
+    swapped = b"".join(pages["big"][i : i + size][::-1] for i in range(0, len(pages["big"]), size))
+    assert swapped == pages["little"] != pages["big"]
+
+
+def test_an_arch_object_is_the_architecture():
+    assert ptl.PageTable(BIG_ENDIAN).arch is BIG_ENDIAN
+    assert "big-endian" in repr(ptl.PageTable(BIG_ENDIAN))
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"entry_bytes": 2},
+        {"entry_bytes": 16},
+        {"byte_order": "middle"},
+        {"byte_order": "native"},
+        {"layout": ptl.arch.get("tiny").layout * 2},
+    ],
+    ids=lambda odd: next(iter(odd)),
+)
+def test_what_the_core_cannot_read_is_refused(odd):
+    with pytest.raises(FormatError, match="made up: at most 5 levels of entries of 4 or 8 bytes, little or big endian"):
+        ptl.PageTable(replace(ptl.arch.get("tiny"), name="made up", **odd))

@@ -1,0 +1,335 @@
+"""The promise: every byte of a block of frames is a table's, somebody's data, or free, and never two of these.
+
+`alloc` returns zeroed bytes, aligned to their length rounded up to a power of two of frames, that overlap nothing; what
+is freed can be had again, and in the end as large as it was at the beginning. Whatever the block is made of, the bytes
+of the tables in it are those that the hardware would read.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.shared_memory import SharedMemory
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+import ptl
+from ptl import OutOfFrames
+
+DOMAIN = ptl.EpochDomain()
+FRAME = 64
+"""Small, so that a block of few bytes has many frames; and a table of `tiny` fits into one."""
+
+
+def rounded(length: int) -> int:
+    """What `alloc` makes of a length."""
+    return max(FRAME, 1 << (length - 1).bit_length())
+
+
+class Run(NamedTuple):
+    """What was allocated, and the byte that it was filled with."""
+
+    pa: int
+    length: int
+    byte: int
+
+
+class Allocation(RuleBasedStateMachine):
+    """Runs of frames and tables come and go; the model is a list of intervals."""
+
+    runs: list[Run]
+    tables: list[ptl.PageTable]
+
+    @initialize(frames=st.integers(1, 96), skip=st.integers(0, 40))
+    def begin(self, frames, skip):
+        """A block of any size, that begins anywhere in physical memory."""
+        self.frames = ptl.Frames(frames * FRAME, base=skip * FRAME, frame_bytes=FRAME, domain=DOMAIN)
+        self.runs, self.tables, self.turn = [], [], 0
+
+    def is_free(self, pa: int, size: int) -> bool:
+        """Whether nobody has any of these bytes."""
+        used = [(run.pa, rounded(run.length)) for run in self.runs] + [(pt.root, FRAME) for pt in self.tables]
+        return all(pa + size <= start or start + length <= pa for start, length in used)
+
+    @rule(length=st.one_of(st.integers(1, 8 * FRAME), st.sampled_from([FRAME << n for n in range(7)])))
+    def alloc(self, length):
+        before = self.frames.stats()
+        try:
+            pa = self.frames.alloc(length)
+        except OutOfFrames:
+            assert self.frames.stats() == before
+            return
+        size = rounded(length)
+        assert pa % size == 0
+        assert self.is_free(pa, size)
+        view = self.frames.view(pa, size)
+        assert bytes(view) == bytes(size)
+        self.turn = self.turn % 255 + 1
+        view[:] = bytes([self.turn]) * size
+        self.runs.append(Run(pa, length, self.turn))
+
+    @precondition(lambda self: self.runs)
+    @rule(data=st.data())
+    def free(self, data):
+        run = self.runs.pop(data.draw(st.integers(0, len(self.runs) - 1)))
+        self.frames.free(run.pa, run.length)
+
+    @rule()
+    def take_a_table(self):
+        try:
+            pt = ptl.PageTable("tiny", frames=self.frames)
+        except OutOfFrames:
+            return
+        assert self.is_free(pt.root, FRAME)
+        self.tables.append(pt)
+
+    @precondition(lambda self: self.tables)
+    @rule(data=st.data())
+    def drop_a_table(self, data):
+        self.tables.pop(data.draw(st.integers(0, len(self.tables) - 1)))
+
+    @invariant()
+    def bytes_and_counters_agree(self):
+        for run in self.runs:
+            assert bytes(self.frames.view(run.pa, rounded(run.length))) == bytes([run.byte]) * rounded(run.length)
+        stats = self.frames.stats()
+        assert stats["data_frames"] == sum(rounded(run.length) for run in self.runs) // FRAME
+        assert stats["tables"] == len(self.tables)
+        assert stats["tables"] + stats["free_tables"] + stats["data_frames"] <= stats["frames"]
+
+
+Allocation.TestCase.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+TestAllocation = Allocation.TestCase
+
+
+# -- as large as it was
+
+LENGTHS = st.lists(st.integers(1, 16 * FRAME), min_size=1, max_size=40)
+
+
+def come_and_go(frames: ptl.Frames, lengths: list[int], order: list[int]) -> None:
+    """Allocate as many of these as fit, and free them in another order."""
+    runs = []
+    for length in lengths:
+        try:
+            runs.append((frames.alloc(length), length))
+        except OutOfFrames:
+            break
+    for key in order:
+        if runs:
+            frames.free(*runs.pop(key % len(runs)))
+    for run in runs:
+        frames.free(*run)
+    assert frames.stats()["data_frames"] == 0
+
+
+@settings(max_examples=100, deadline=None)
+@given(lengths=LENGTHS, order=st.lists(st.integers(0, 99), max_size=40))
+def test_buddies_meet_again(lengths, order):
+    """A block that was one run of data is one again, in whatever order its parts come back."""
+    frames = ptl.Frames(64 * FRAME, base=64 * FRAME, frame_bytes=FRAME)
+    frames.free(frames.alloc(64 * FRAME), 64 * FRAME)
+    come_and_go(frames, lengths, order)
+    assert frames.alloc(64 * FRAME) == 64 * FRAME
+
+
+@settings(max_examples=100, deadline=None)
+@given(lengths=LENGTHS, order=st.lists(st.integers(0, 99), max_size=40))
+def test_a_block_is_whole_when_all_is_freed(lengths, order):
+    """What could be had of a new block can be had of one whose data has all come back."""
+    frames = ptl.Frames(64 * FRAME, base=64 * FRAME, frame_bytes=FRAME)
+    come_and_go(frames, lengths, order)
+    assert frames.alloc(64 * FRAME) == 64 * FRAME
+
+
+def test_a_fragmented_block():
+    """Every second frame is free: single frames can be had, and nothing longer; then the others come back."""
+    frames = ptl.Frames(16 * FRAME, frame_bytes=FRAME)
+    runs = sorted(frames.alloc(FRAME) for _ in range(16))
+    assert runs == list(range(0, 16 * FRAME, FRAME))
+    with pytest.raises(OutOfFrames):
+        frames.alloc(FRAME)
+    for pa in runs[::2]:
+        frames.free(pa, FRAME)
+    with pytest.raises(OutOfFrames):
+        frames.alloc(FRAME + 1)
+    assert sorted(frames.alloc(FRAME) for _ in range(8)) == runs[::2]
+    for pa in runs:
+        frames.free(pa, FRAME)
+    for size in (8 * FRAME, 8 * FRAME):
+        frames.alloc(size)
+
+
+@pytest.mark.parametrize("mebibytes", [1, 2, 3, 4, 8, 16])
+def test_a_frame_of_data_leaves_room_for_tables(mebibytes):
+    """However the block is divided, one frame of data does not take what a table needs."""
+    frames = ptl.Frames(mebibytes << 20, domain=DOMAIN)
+    frames.alloc()
+    pt = ptl.PageTable("x86_64", frames=frames)
+    pt.map(0, 0)
+    assert pt.stats()["tables"] == 4
+
+
+def test_a_table_that_was_is_not_data():
+    """Memory that has held a table is only ever a table again."""
+    frames = ptl.Frames(16 * FRAME, frame_bytes=FRAME, domain=DOMAIN)
+    tables = [ptl.PageTable("tiny", frames=frames) for _ in range(10)]
+    roots = {pt.root for pt in tables}
+    tables.clear()
+    data = {frames.alloc() for _ in range(16 - 10)}
+    assert data.isdisjoint(roots)
+    with pytest.raises(OutOfFrames):
+        frames.alloc()
+    tables = [ptl.PageTable("tiny", frames=frames) for _ in range(10)]
+    assert {pt.root for pt in tables} == roots
+
+
+# -- where the block begins
+
+
+@pytest.mark.parametrize("name", ptl.arch.names())
+@pytest.mark.parametrize(("base", "frame_bytes"), [(0, 4096), (0x3000, 4096), (0x1040, 64), (0x30, 16)])
+def test_tables_are_aligned_in_physical_memory(name, base, frame_bytes):
+    """To their own size, wherever the block begins and however small its frames are; so is data."""
+    arch = ptl.arch.get(name)
+    frames = ptl.Frames(1 << 18, base=base, frame_bytes=frame_bytes, domain=DOMAIN)
+    pt = ptl.PageTable(arch, frames=frames)
+    page, huge = arch.page_sizes[:2]
+    pt.map(huge - page, 0, 2 * page)
+    pt.map(2 * huge, 0, page)
+    for va in (huge - page, huge, 2 * huge):
+        for step in pt.walk(va).steps:
+            assert step.table_pa % arch.table_bytes(step.level) == 0
+            assert base <= step.table_pa <= base + frames.size - arch.table_bytes(step.level)
+    for length in (frame_bytes, 4096, 3 * 4096):
+        pa = frames.alloc(length)
+        assert pa % (1 << (length - 1).bit_length()) == 0
+        assert frames.view(pa, length).nbytes == length
+    pt.check()
+
+
+def test_a_block_at_the_end_of_physical_memory():
+    frames = ptl.Frames(1 << 16, base=(1 << 52) - (1 << 16), domain=DOMAIN)
+    pt = ptl.PageTable("x86_64", frames=frames)
+    pa = frames.alloc(1 << 14)
+    assert pa + (1 << 14) == 1 << 52
+    pt.map(0, pa, 1 << 14)
+    assert pt.translate((1 << 14) - 1) == (1 << 52) - 1
+    pt.check()
+
+
+# -- what the block is made of
+
+
+SIZE = 1 << 16
+GARBAGE = bytes(range(1, 256)) * (SIZE // 255 + 1)
+
+
+@contextmanager
+def a_file(tmp_path: Path) -> Iterator[tuple[object, Callable[[], bytes]]]:
+    """A path that nothing is at yet."""
+    path = tmp_path / "frames"
+    yield path, path.read_bytes
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+@contextmanager
+def a_longer_file(tmp_path: Path) -> Iterator[tuple[object, Callable[[], bytes]]]:
+    """The path, as a string, of a file with something in it: beyond the block it stays as it is."""
+    path = tmp_path / "frames"
+    path.write_bytes(GARBAGE[:SIZE] + b"beyond")
+    yield str(path), path.read_bytes
+    assert path.read_bytes()[SIZE:] == b"beyond"
+
+
+@contextmanager
+def shared_memory(_: Path) -> Iterator[tuple[object, Callable[[], bytes]]]:
+    """What another process can attach to by name."""
+    memory = SharedMemory(create=True, size=SIZE)
+    try:
+        yield memory, lambda: bytes(memory.buf)
+        memory.close()  # fails while anything is exported
+    finally:
+        memory.unlink()
+
+
+@contextmanager
+def a_bytearray(_: Path) -> Iterator[tuple[object, Callable[[], bytes]]]:
+    """The part of one that begins on a multiple of 64, full of something."""
+    buffer = bytearray(GARBAGE[:SIZE] + bytes(64))
+    skip = -ctypes.addressof(ctypes.c_char.from_buffer(buffer)) % 64
+    view = memoryview(buffer)[skip:]
+    yield view, lambda: bytes(buffer[skip:])
+    view.release()  # fails while anything is exported
+
+
+@contextmanager
+def an_anonymous_map(_: Path) -> Iterator[tuple[object, Callable[[], bytes]]]:
+    """Pages of the system's own."""
+    pages = mmap.mmap(-1, SIZE)
+    yield pages, lambda: pages[:]
+    pages.close()  # fails while anything is exported
+
+
+BACKINGS = (a_file, a_longer_file, shared_memory, a_bytearray, an_anonymous_map)
+
+
+@pytest.mark.parametrize("backing", BACKINGS, ids=lambda backing: backing.__name__)
+@pytest.mark.parametrize("name", ptl.arch.names())
+def test_the_backing_holds_the_bits(backing, name, tmp_path):
+    """Tables and data are to be read in the backing itself; and it is let go with the block."""
+    with backing(tmp_path) as (memory, read):
+        frames = ptl.Frames(SIZE, base=0x10000, backing=memory, domain=DOMAIN)
+        pt = ptl.PageTable(name, frames=frames)
+        pa = frames.alloc()
+        assert read()[pa - 0x10000 :][:4096] == bytes(4096)
+        frames.view(pa, 5)[:] = b"hello"
+        pt.map(0x8000, pa)
+        for step in pt.walk(0x8000).steps:
+            at = step.table_pa - 0x10000 + step.index * pt.arch.entry_bytes
+            assert int.from_bytes(read()[at : at + pt.arch.entry_bytes], pt.arch.byte_order) == step.raw
+        assert read()[pt.translate(0x8000) - 0x10000 :][:5] == b"hello"
+        assert read()[:SIZE] == bytes(frames)
+        pt.check()
+        del pt, frames
+
+
+@pytest.mark.parametrize("name", ptl.arch.names())
+def test_tables_are_visible_and_changeable_in_the_view(name):
+    """What a walk shows is in the bytes, and what hardware would set there is in the next walk."""
+    pt = ptl.PageTable(name, frames=ptl.Frames(1 << 18, base=0x40000, domain=DOMAIN))
+    pt.map(0, 0, flags="rw")
+    root = pt.frames.view(pt.root, pt.arch.table_bytes(pt.arch.levels))
+    top = pt.walk(0).steps[0]
+    assert int.from_bytes(root[: pt.arch.entry_bytes], pt.arch.byte_order) == top.raw
+    leaf = pt.walk(0).steps[-1]
+    view = pt.frames.view(leaf.table_pa + leaf.index * pt.arch.entry_bytes, pt.arch.entry_bytes)
+    accessed = pt.arch.encode(0, "rwad")
+    view[:] = accessed.to_bytes(pt.arch.entry_bytes, pt.arch.byte_order)
+    assert pt.lookup(0).flags == pt.arch.attributes("rwad")
+    assert pt.lookup(0).raw == accessed
+
+
+def test_a_view_keeps_the_block():
+    frames = ptl.Frames(1 << 16, domain=DOMAIN)
+    view = frames.view(frames.alloc(), 4096)
+    view[:4] = b"here"
+    del frames
+    assert bytes(view[:4]) == b"here"
+
+
+def test_the_block_as_a_buffer():
+    frames = ptl.Frames(1 << 16, base=1 << 20, domain=DOMAIN)
+    with memoryview(frames) as view:
+        assert (view.nbytes, view.readonly, view.format) == (1 << 16, False, "B")
+        view[-1] = 7
+    assert frames.view((1 << 20) + (1 << 16) - 1, 1)[0] == 7
+    assert (frames.size, frames.base, frames.frame_bytes) == (1 << 16, 1 << 20, 4096)
+    assert frames.view(1 << 20, 0).nbytes == 0
