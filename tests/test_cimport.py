@@ -311,7 +311,7 @@ def test_bad_arguments_change_nothing(theirs: Any) -> None:
     twins = Twins(theirs, "x86_64")
     page, huge, hole = twins.page, twins.huge, 1 << 50
     twins.map(0, huge, page)
-    before = twins.c.dump()
+    before, old = twins.c.dump(), twins.c.lookup(0).raw
     for length in 0, page // 2, 3 * page // 2:
         assert twins.theirs.map(twins.c, 5 * page, 9 * page, length, 3) == BAD_ARGUMENT
         assert twins.theirs.unmap(twins.c, 0, length) == BAD_ARGUMENT
@@ -320,7 +320,7 @@ def test_bad_arguments_change_nothing(theirs: Any) -> None:
     assert twins.theirs.map(twins.c, hole, 0, page, 3) == BAD_ARGUMENT
     assert twins.theirs.translate(twins.c, hole) == twins.theirs.walk(twins.c, hole) == ptl.UNMAPPED
     assert twins.theirs.collapse(twins.c, 0, page) == BAD_ARGUMENT
-    assert twins.theirs.compare_exchange(twins.c, 0, 1, twins.c.lookup(0).raw, 1 << 52) == BAD_ARGUMENT
+    assert twins.theirs.compare_exchange(twins.c, 0, 1, old, old | twins.c.arch.frozen_present) == BAD_ARGUMENT
     for call in "populate", "retract", "split":
         assert getattr(twins.theirs, call)(twins.c, hole) == BAD_ARGUMENT
     assert twins.c.dump() == before
