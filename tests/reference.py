@@ -307,8 +307,9 @@ def contents(pt: PageTable) -> Contents:
     arch = pt.arch
     decode = _decoder(arch)
     found = Contents({}, {}, set())
-
-    def read(pa: int, level: int, first: int) -> None:
+    tables = [(pt.root, arch.levels, 0)]
+    while tables:
+        pa, level, first = tables.pop()
         empty, span = arch.level(level).empty, arch.level(level).span
         for i, raw in enumerate(entries(pt, pa, level)):
             if raw == empty:
@@ -323,9 +324,7 @@ def contents(pt: PageTable) -> Contents:
             else:
                 assert state is State.TABLE, f"{raw:#x} is {state.name} at {va:#x}"
                 found.tables.add((level - 1, va))
-                read(address, level - 1, first + i * span)
-
-    read(pt.root, arch.levels, 0)
+                tables.append((address, level - 1, first + i * span))
     return found
 
 

@@ -16,6 +16,7 @@ from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from random import Random
 
 import pytest
 
@@ -345,7 +346,7 @@ def test_a_mapping_is_not_mapped_over(pt):
         (0, 4 * huge),
     ]
     for va, length in taken:
-        with refused(pt, AlreadyMapped, "use replace=True"):
+        with refused(pt, AlreadyMapped, "replace=True would replace it"):
             pt.map(va, 0, length)
 
 
@@ -1029,3 +1030,41 @@ def test_frames_take_64_bits(frames, value):
 def test_a_view_is_inside(frames, pa, length):
     with frames_refuse(frames, AddressError, "are not inside"):
         frames.view(pa, length)
+
+
+# -- a corrupt image
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_walk_of_anything_ends(seed):
+    """Whatever the bytes of the tables are, a walk ends in an answer or an error and never outside the block."""
+    random = Random(seed)
+    pt = ptl.PageTable("tiny", frames=ptl.Frames(1 << 12, base=1 << 12, frame_bytes=32, domain=DOMAIN))
+    pt.map(0, 0x1000, 0x40000)
+    good = bytes(pt.frames)
+
+    def anything() -> int:
+        """Random bits; or a leaf, or a table inside the block or outside."""
+        leaf = pt.arch.encode(random.randrange(1 << 10) << 12, "rw")
+        table = pt.arch.level(2).table_set | pt.arch.level(2).address.put(random.randrange(0, 1 << 14, 32))
+        return random.choice([random.getrandbits(64), leaf, table, table])
+
+    view = memoryview(pt.frames)
+    for at in range(0, len(view), 8):
+        view[at : at + 8] = anything().to_bytes(8, "little")
+    vas = array("Q", range(0, 1 << 18, 0x800))
+    answers = list(pt.translate(vas))
+    for va, answer in zip(vas, answers, strict=True):
+        walk = pt.walk(va)
+        assert len(walk.steps) <= 3
+        assert all(pt.frames.base <= step.table_pa < pt.frames.base + pt.frames.size for step in walk.steps)
+        assert pt.lookup(va) == walk.leaf
+        if walk.leaf is None:
+            assert answer == ptl.UNMAPPED
+        else:
+            assert answer == walk.leaf.pa + va - walk.leaf.va == pt.translate(va)
+    assert pt.dump()
+    with pytest.raises(ptl.InvariantError):
+        pt.check()
+    view[:] = good
+    pt.check()

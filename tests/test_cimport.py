@@ -332,7 +332,7 @@ def test_compare_exchange(twins: Twins) -> None:
     twins.map(huge, huge, huge)
     for va, level in (0, 1), (huge, 2):
         old = twins.c.lookup(va).raw
-        elsewhere = twins.c.arch.decode(old, 3 - level).state is ptl.State.HUGE     # the same bits, on another level
+        elsewhere = twins.c.arch.decode(old, 3 - level).state is ptl.State.HUGE  # the same bits, on another level
         refused = Outcome.ALREADY.value if elsewhere else BAD_ARGUMENT
         assert twins.theirs.compare_exchange(twins.c, va, 3 - level, old, old ^ accessed) == refused
         assert twins.compare_exchange(va, level, old, old ^ accessed) is Outcome.DONE

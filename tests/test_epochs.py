@@ -248,15 +248,15 @@ def test_synchronize_inside_a_section_would_wait_for_itself(domain: ptl.EpochDom
 def test_synchronize_is_interrupted_by_a_signal_handler_that_raises(domain: ptl.EpochDomain) -> None:
     """A program that waits for a stuck reader can be stopped with control-C."""
     begun = domain.stats()["grace_periods"]
-    main, interrupted = threading.get_ident(), threading.Event()
+    main, interrupted = threading.get_ident(), [False]
 
     def interrupt(*_: object) -> None:
-        if domain.stats()["grace_periods"] > begun:
-            interrupted.set()
+        if domain.stats()["grace_periods"] > begun and not interrupted[0]:
+            interrupted[0] = True
             raise KeyboardInterrupt
 
     def insist() -> None:
-        while not interrupted.is_set():
+        while not interrupted[0]:
             signal.pthread_kill(main, signal.SIGUSR1)
 
     sender = threading.Thread(target=insist)
@@ -266,7 +266,7 @@ def test_synchronize_is_interrupted_by_a_signal_handler_that_raises(domain: ptl.
             with pytest.raises(KeyboardInterrupt):
                 domain.synchronize()
         finally:
-            interrupted.set()
+            interrupted[0] = True
             sender.join()
 
 

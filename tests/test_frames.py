@@ -22,6 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 import ptl
 from ptl import OutOfFrames
+from reference import contents
 
 DOMAIN = ptl.EpochDomain()
 FRAME = 64
@@ -333,3 +334,38 @@ def test_the_block_as_a_buffer():
     assert frames.view((1 << 20) + (1 << 16) - 1, 1)[0] == 7
     assert (frames.size, frames.base, frames.frame_bytes) == (1 << 16, 1 << 20, 4096)
     assert frames.view(1 << 20, 0).nbytes == 0
+
+
+# -- shared by several tables
+
+
+def test_tables_of_several_architectures_share_a_block():
+    """Of different sizes, from 32 bytes to 4 KiB, side by side; each is what it would be alone, and all come back."""
+    frames = ptl.Frames(1 << 22, base=0x5000, frame_bytes=32, domain=DOMAIN)
+    alone = ptl.Frames(1 << 22, base=0x5000, frame_bytes=32, domain=DOMAIN)
+    pts = {name: ptl.PageTable(name, frames=frames) for name in ptl.arch.names()}
+    for turn in range(3):
+        for pt in pts.values():
+            page, huge = pt.arch.page_sizes[:2]
+            pt.map(turn * page, 0, page)
+            pt.map((turn + 1) * huge, huge, huge)
+        for pt in pts.values():
+            page, huge = pt.arch.page_sizes[:2]
+            assert pt.unmap((turn + 1) * huge + page, page) == page
+            pt.check()
+    for name, pt in pts.items():
+        page, huge = pt.arch.page_sizes[:2]
+        twin = ptl.PageTable(name, frames=alone)
+        for turn in range(3):
+            twin.map(turn * page, 0, page)
+            twin.map((turn + 1) * huge, huge, huge)
+            twin.unmap((turn + 1) * huge + page, page)
+        assert contents(pt) == contents(twin)
+    needed = {name: pt.stats()["tables"] for name, pt in pts.items()}
+    assert frames.stats()["tables"] == sum(needed.values())
+    while pts:
+        name, pt = pts.popitem()
+        del pt
+        needed.pop(name)
+        assert frames.stats()["tables"] == sum(needed.values())
+    assert frames.stats()["parked"] == 0

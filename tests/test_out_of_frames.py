@@ -89,9 +89,7 @@ SCENES = {
     ),
     "populate": Scene(nothing, lambda pt: pt.populate(0), 2),
     "populate the next table": Scene(lambda pt: pt.map(HUGE, 0, PAGE, "rw"), lambda pt: pt.populate(0), 1),
-    "collapse": Scene(
-        lambda pt: pt.map(0, HUGE, HUGE, "rw", page_size=PAGE), lambda pt: pt.collapse(0), 1
-    ),
+    "collapse": Scene(lambda pt: pt.map(0, HUGE, HUGE, "rw", page_size=PAGE), lambda pt: pt.collapse(0), 1),
     "collapse elsewhere": Scene(lambda pt: pt.map(0, PAGE, HUGE, "rw"), lambda pt: pt.collapse(0, HUGE), 1),
     "collapse of huge leaves": Scene(
         lambda pt: pt.map(0, GIANT, GIANT, "rw", page_size=HUGE), lambda pt: pt.collapse(0, None, level=3), 1

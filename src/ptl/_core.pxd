@@ -5,7 +5,7 @@
 
     cdef Tree *tree = table.tree            # valid while you hold a reference to `table`
     with nogil:
-        ptl_pin(tree)                       # -1: no memory for this thread's record, the first time
+        ptl_pin(tree)                       # -1: no memory for this thread's record, or nested 65,000 deep
         pa = ptl_walk(tree, va)             # any number of walks
         ptl_unpin(tree)
 

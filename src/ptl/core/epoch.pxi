@@ -34,6 +34,7 @@ cdef enum:
     BATCH_TABLES = 64           # retired tables a grace period: a membarrier costs as much as retiring a hundred
     BATCH_BYTES = 256 * 1024    # or as many bytes
     FREE_AT_ONCE = 16           # tables handed back by one retiring operation
+    MOST_OWNERS = 0x7ffffffe    # what the owner's part of a lock word can tell apart
 
 # 128 bytes: the owner's line, then the reclaimer's.
 cdef struct Record:
@@ -64,7 +65,8 @@ cdef struct Domain:
     Table *pending_last
     Table *pinned               # grace period over, but a handle holds them (E6)
     uint64_t safe               # every section inside entered at this epoch or later
-    uint64_t attempted          # value of `retired` at the last grace period
+    uint64_t attempted          # values of `retired` and `retired_bytes` at the last grace period
+    uint64_t attempted_bytes
     uint64_t retired
     uint64_t retired_bytes
     uint64_t freed
@@ -72,7 +74,7 @@ cdef struct Domain:
     uint64_t limbo_max
     uint64_t grace_periods
     uint32_t reclaim_lock
-    uint32_t records_made
+    uint32_t owners             # how many threads have had a record
 
 assert sizeof(Record) == 128
 
@@ -110,6 +112,11 @@ cdef inline void section_leave(Record *me) noexcept nogil:
     store_release_64(&me.section, load_relaxed_64(&me.section) - 1)
 
 
+cdef inline bint section_is_deep(Record *me) noexcept nogil:
+    """Whether only the core itself may nest any deeper: the depth has 16 bits."""
+    return load_relaxed_64(&me.section) & DEPTH_MASK >= DEPTH_MASK - 16
+
+
 cdef inline bint section_inside(Record *me) noexcept nogil:
     return load_relaxed_64(&me.section) & DEPTH_MASK != 0
 
@@ -130,7 +137,6 @@ cdef Record *record_register(Domain *domain) noexcept nogil:
         memset(record, 0, sizeof(Record))
         record.domain = domain
         record.in_use = 1
-        record.number = fetch_add_relaxed_32(&domain.records_made, 1) + 1
         first = load_acquire_pointer(&domain.records)
         record.next = <Record *> first
         # Release, partner: the acquire loads of domain.records. Ends as every failure is another thread's success.
@@ -138,6 +144,8 @@ cdef Record *record_register(Domain *domain) noexcept nogil:
             record.next = <Record *> first
     record.thread = thread_id()
     record.life += 1
+    # A number of its own for each owner: a lock that an earlier one still holds is not ours. Never 0.
+    record.number = fetch_add_relaxed_32(&domain.owners, 1) % MOST_OWNERS + 1
     set_thread_record(domain.number, record)
     pthread_setspecific(thread_exit_key, <void *> 1)   # any value: it makes thread_exit run
     return record
@@ -210,11 +218,19 @@ cdef uint64_t reclaim(Domain *domain, uint64_t most, bint eager) noexcept nogil:
     if not lock_try(&domain.reclaim_lock, 1):
         return 0
     limbo_drain(domain)
-    if limbo_is_waiting(domain) and (eager or load_relaxed_64(&domain.retired) - domain.attempted >= domain.batch_tables):
+    if limbo_is_waiting(domain) and (eager or batch_is_full(domain)):
         grace_period(domain)
     freed = limbo_free(domain, most)
     lock_release(&domain.reclaim_lock)
     return freed
+
+
+cdef inline bint batch_is_full(Domain *domain) noexcept nogil:
+    """Whether enough was retired since the last grace period to be worth another, by number or by bytes."""
+    return (
+        load_relaxed_64(&domain.retired) - domain.attempted >= domain.batch_tables
+        or load_relaxed_64(&domain.retired_bytes) - domain.attempted_bytes >= BATCH_BYTES
+    )
 
 
 cdef void limbo_drain(Domain *domain) noexcept nogil:
@@ -271,6 +287,7 @@ cdef void grace_period(Domain *domain) noexcept nogil:
         record = record.next
     domain.safe = oldest
     domain.attempted = load_relaxed_64(&domain.retired)
+    domain.attempted_bytes = load_relaxed_64(&domain.retired_bytes)
     domain.grace_periods += 1
 
 
@@ -508,19 +525,20 @@ cdef class EpochDomain:
         """
         cdef double least = seconds
         cdef Record *record
-        cdef uint64_t now, held, held_bytes
+        cdef uint64_t now, held, held_bytes, since
         cdef list found = []
         with nogil:
             mutex_acquire(&self.domain.reclaim_lock)
             grace_period(self.domain)
-            now = now_ns()
             held = limbo_tables(self.domain)
             held_bytes = limbo_bytes(self.domain)
             lock_release(&self.domain.reclaim_lock)
         record = <Record *> load_acquire_pointer(&self.domain.records)
         while record is not NULL:
-            if record.seen and now - record.seen_since_ns >= least * 1e9:
-                found.append(Stall(record.thread, (now - record.seen_since_ns) / 1e9, held, held_bytes))
+            since = record.seen_since_ns
+            now = now_ns()
+            if record.seen and now - since >= least * 1e9:
+                found.append(Stall(record.thread, (now - since) / 1e9, held, held_bytes))
             record = record.next
         return found
 
@@ -551,8 +569,9 @@ cdef class EpochDomain:
     cdef int warn_of_stalls(self, double seconds) except -1:
         """Warn once of each section that has lasted that long."""
         cdef Record *record = <Record *> load_acquire_pointer(&self.domain.records)
-        cdef uint64_t now = now_ns()
+        cdef uint64_t now
         while record is not NULL:
+            now = now_ns()          # each time: a warning may take long, and a reader be met meanwhile
             if record.seen and record.reported != record.seen and now - record.seen_since_ns >= seconds * 1e9:
                 record.reported = record.seen
                 warnings.warn(
@@ -581,6 +600,11 @@ cdef bint synchronize_once(Domain *domain, uint64_t target) noexcept nogil:
     return done
 
 
+cdef inline void domain_reset(Domain *domain) noexcept nogil:
+    domain.retired = domain.retired_bytes = domain.attempted = domain.attempted_bytes = 0
+    domain.freed = domain.freed_bytes = domain.limbo_max = domain.grace_periods = 0
+
+
 cdef Domain *domain_claim() except? NULL:
     """A domain that no EpochDomain has: one used before, with its records, or a new one. NULL when there is none."""
     cdef Domain *domain = NULL
@@ -602,7 +626,7 @@ cdef Domain *domain_claim() except? NULL:
                 domain = domains[number]
                 domain.in_use = 1
                 if limbo_tables(domain) == 0:
-                    domain.retired = domain.freed = domain.limbo_max = domain.grace_periods = domain.attempted = 0
+                    domain_reset(domain)
                 break
         lock_release(&domains_lock)
     return domain

@@ -136,6 +136,7 @@ cdef bint tables_ensure(Block *block, uint32_t order, uint64_t count) noexcept n
     if free >= count:
         return True
     missing = count - free
+    data_trim(block)
     top = align_up(block.first_frame + block.table_top, frames) - block.first_frame
     if top > block.data_bottom or (block.data_bottom - top) >> order < missing:
         return False
@@ -171,9 +172,10 @@ cdef uint64_t data_take(Block *block, uint32_t order) noexcept nogil:
     if larger < DATA_ORDERS:
         frame = <uint64_t> (block.free_data[larger] - block.tables)
         data_unlink(block, &block.tables[frame])
-        while larger > order:                         # give back the upper halves
+        while larger > order:                         # give back the lower halves: tables grow from there
             larger -= 1
-            data_link(block, frame + (<uint64_t> 1 << larger), larger)
+            data_link(block, frame, larger)
+            frame += <uint64_t> 1 << larger
         block.tables[frame].use = DATA
         block.tables[frame].order = order
         block.data_frames += <uint64_t> 1 << order
@@ -193,10 +195,10 @@ cdef bint data_give_back(Block *block, uint64_t frame, uint32_t order) noexcept 
     run.use = FRAME_UNUSED
     while order < DATA_ORDERS - 1:
         size = <uint64_t> 1 << order
-        buddy = ((block.first_frame + frame) ^ size) - block.first_frame
-        if buddy < block.data_bottom or buddy + size > block.frames or (
-            block.tables[buddy].use != DATA_FREE or block.tables[buddy].order != order
-        ):
+        buddy = ((block.first_frame + frame) ^ size) - block.first_frame    # before the first frame: very large
+        if buddy < block.data_bottom or buddy >= block.frames or size > block.frames - buddy:
+            break
+        if block.tables[buddy].use != DATA_FREE or block.tables[buddy].order != order:
             break
         data_unlink(block, &block.tables[buddy])
         frame = min(frame, buddy)
@@ -208,8 +210,10 @@ cdef bint data_give_back(Block *block, uint64_t frame, uint32_t order) noexcept 
 
 cdef bint data_grow(Block *block, uint32_t order) noexcept nogil:
     """Move data_bottom down far enough for 2**order aligned frames; further, if there is room."""
-    cdef uint64_t size = <uint64_t> 1 << order, end = block.data_bottom, frame
-    cdef uint64_t bottom = data_bottom_for(block, max(size, <uint64_t> GROW_BYTES >> block.frame_shift))
+    cdef uint64_t size = <uint64_t> 1 << order, end, bottom, frame
+    data_trim(block)
+    end = block.data_bottom
+    bottom = data_bottom_for(block, max(size, <uint64_t> GROW_BYTES >> block.frame_shift))
     if bottom == end:
         bottom = data_bottom_for(block, size)
     if bottom == end:
@@ -223,6 +227,15 @@ cdef bint data_grow(Block *block, uint32_t order) noexcept nogil:
         data_link(block, frame, order)
         frame += <uint64_t> 1 << order
     return True
+
+
+cdef void data_trim(Block *block) noexcept nogil:
+    """Let what is free at the low end of the data be never used again: tables, or longer runs, can be made of it."""
+    cdef Table *run
+    while block.data_bottom < block.frames and block.tables[block.data_bottom].use == DATA_FREE:
+        run = &block.tables[block.data_bottom]
+        data_unlink(block, run)
+        store_release_64(&block.data_bottom, block.data_bottom + (<uint64_t> 1 << run.order))
 
 
 cdef uint64_t data_bottom_for(Block *block, uint64_t frames) noexcept nogil:
@@ -487,11 +500,15 @@ cdef class Frames:
         """Take `length` bytes (default: one frame) and return their physical address; they are zero.
 
         The length is rounded up to a power of two of frames and the address aligned to it, so a huge leaf can map it.
-        Blocking for a list operation; O(length) to clear. Raises OutOfFrames.
+        Blocking for a list operation; O(length) to clear. Raises OutOfFrames, ValueError for a length of 0.
         """
         cdef uint64_t bytes = self.frame_bytes if length is None else as_address(length, "length")
-        cdef uint32_t order = self.order_of(bytes)
-        cdef uint64_t frame = data_take(self.block, order)
+        cdef uint32_t order
+        cdef uint64_t frame
+        if bytes == 0:
+            raise ValueError("length must not be 0")
+        order = self.order_of(bytes)
+        frame = data_take(self.block, order)
         if frame == self.block.frames:
             raise OutOfFrames(f"no {bytes:#x} bytes of frames left in {self!r}")
         with nogil:
@@ -508,6 +525,7 @@ cdef class Frames:
         cdef uint64_t offset = address - self.block.base
         if (
             offset >= self.block.bytes
+            or bytes - 1 >= self.block.bytes
             or offset & (block_frame_bytes(self.block) - 1)
             or not data_give_back(self.block, offset >> self.block.frame_shift, self.order_of(bytes))
         ):
@@ -545,7 +563,7 @@ cdef class Frames:
 
     cdef uint32_t order_of(self, uint64_t bytes) except? 0xffffffff:
         cdef uint32_t order = 0
-        if bytes == 0 or bytes > self.block.bytes:
+        if bytes > self.block.bytes:
             raise OutOfFrames(f"{bytes:#x} bytes cannot come from the {self.block.bytes:#x} bytes of {self!r}")
         while <uint64_t> 1 << (order + self.block.frame_shift) < bytes:
             order += 1

@@ -81,6 +81,8 @@ cdef class Pin(Handle):
             raise RuntimeError("this pin is entered already; make another with pin()")
         if me is NULL:
             raise MemoryError("no memory for this thread's epoch record")
+        if section_is_deep(me):
+            raise RuntimeError("sections are nested 65,000 deep: one of them is never left")
         section_enter(me)
         self.record = me
         self.life = me.life

@@ -8,7 +8,7 @@ address that is not canonical is not mapped.
 
 cdef int ptl_pin(Tree *tree) noexcept nogil:
     cdef Record *me = record_of(tree.domain)
-    if me is NULL:
+    if me is NULL or section_is_deep(me):
         return -1
     section_enter(me)
     return 0

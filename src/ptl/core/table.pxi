@@ -132,9 +132,11 @@ cdef class PageTable:
         cdef Table *root
         cdef uint32_t level
         cdef uint64_t bytes
+        from ptl import arch as architectures
         if isinstance(arch, str):
-            from ptl import arch as architectures
             arch = architectures.get(arch)
+        elif not isinstance(arch, architectures.Arch):
+            raise TypeError(f"arch must be the name of an architecture or a ptl.arch.Arch, not {type(arch).__name__}")
         self.arch = arch
         self.known_flags = {}
         tree = self.tree = <Tree *> calloc(1, sizeof(Tree))
@@ -413,7 +415,10 @@ cdef class PageTable:
         """
         cdef uint64_t address = canonical(self, va), old
         cdef Found found
-        cdef int letter = FLAGS.find(flag) if len(flag) == 1 else -1
+        cdef int letter
+        if not isinstance(flag, str):
+            raise TypeError(f"flag must be a string of one letter of {FLAGS!r}, not {type(flag).__name__}")
+        letter = FLAGS.find(flag) if len(flag) == 1 else -1
         if letter < 0 or not self.tree.format.mask[letter]:
             raise FormatError(f"{self.arch.name} has no bit for flag {flag!r}")
         while True:
@@ -837,6 +842,8 @@ cdef uint32_t level_number(PageTable pt, object level, uint32_t least) except 0:
 
 
 cdef uint32_t attributes_asked(PageTable pt, object flags) except 0:
+    if not isinstance(flags, str):
+        raise TypeError(f"flags must be a string of letters of {FLAGS!r}, not {type(flags).__name__}")
     bits = pt.known_flags.get(flags)
     if bits is None:
         granted = pt.arch.attributes(flags)

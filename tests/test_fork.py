@@ -1,0 +1,388 @@
+"""A forked child has the table as it was between two changes, and none of the other threads' sections and locks.
+
+The child has only the thread that forked. Whatever the others were doing, the child can go on reading and changing the
+table; what the forking thread held it still holds; and the parent notices nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import traceback
+from array import array
+from collections.abc import Callable
+
+import pytest
+from helpers import Crew, in_thread, thread_inside, wait_until_asleep
+
+import ptl
+
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),
+    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning"),
+]
+
+PAGE = 4096
+SPAN = 2 << 20
+STEADY, COPIED, RANGE, SPARSE = (n << 30 for n in range(4))
+HANG_SECONDS = 60
+FORKS = 60
+
+
+def in_child(job: Callable[[], object]) -> None:
+    """Do the job in a forked child; what it raises, and a hang, is an error here."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            os.close(reading)
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the child, which is then seen to have hung
+            signal.alarm(HANG_SECONDS)
+            job()
+            status = 0
+        except BaseException:
+            os.write(writing, traceback.format_exc().encode())
+        finally:
+            os._exit(status)
+    os.close(writing)
+    with open(reading, encoding="utf-8") as pipe:
+        text = pipe.read()
+    _, status = os.waitpid(pid, 0)
+    assert not (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGALRM), "the child hung"
+    assert status == 0, f"the child ended with wait status {status:#x}\n{text}"
+
+
+@pytest.fixture
+def domain() -> ptl.EpochDomain:
+    return ptl.EpochDomain()
+
+
+@pytest.fixture
+def pt(domain: ptl.EpochDomain) -> ptl.PageTable:
+    pt = ptl.PageTable("x86_64", frames=ptl.Frames(512 * PAGE, domain=domain))
+    pt.map(0, 0, SPAN, page_size=PAGE)
+    return pt
+
+
+def use(pt: ptl.PageTable) -> None:
+    """All that a table is for, in a part of it that nobody else uses."""
+    va = 100 << 30
+    pt.map(va, 0, 2 * SPAN, page_size=PAGE)
+    assert pt.collapse(va)
+    assert pt.split(va)
+    assert pt.collapse(va, 4 * SPAN)
+    pt.protect(va + PAGE, SPAN, "r")
+    with pt.pte_map_lock(va) as ptes:
+        assert ptes.compare_exchange(3, ptes.load(3), 0)
+    assert pt.translate(va + 4 * PAGE) == 4 * SPAN + 4 * PAGE
+    assert list(pt.translate(array("Q", [va + 5, va + 3 * PAGE]))) == [4 * SPAN + 5, ptl.UNMAPPED]
+    assert pt.unmap(va, 2 * SPAN) == 2 * SPAN - PAGE
+    assert pt.populate(va) in (ptl.Outcome.DONE, ptl.Outcome.ALREADY)
+    assert pt.retract(va)
+    pt.reclaim_empty(va, 1 << 30)
+    domain = pt.frames.domain
+    domain.synchronize()
+    assert domain.stats()["limbo"] == 0
+    pt.check()
+
+
+def retire(pt: ptl.PageTable) -> None:
+    pt.populate(100 << 30)
+    assert pt.retract(100 << 30)
+
+
+# -- what the child has
+
+
+def test_the_child_has_a_table_of_its_own(pt: ptl.PageTable) -> None:
+    def change() -> None:
+        use(pt)
+        pt.unmap(0, SPAN)
+        in_thread(lambda: use(pt))
+
+    in_child(change)
+    assert pt.translate(PAGE) == PAGE
+    use(pt)
+
+
+def test_sections_of_other_threads_are_gone(pt: ptl.PageTable, domain: ptl.EpochDomain) -> None:
+    def look() -> None:
+        assert domain.stats()["inside"] == 0
+        assert domain.stats()["threads"] == 1
+        retire(pt)
+        assert domain.reclaim() == 1
+        use(pt)
+
+    with thread_inside(domain.pin), thread_inside(domain.pin):
+        in_child(look)
+        retire(pt)
+        assert domain.reclaim() == 0, "in the parent they are still inside"
+
+
+def test_what_other_readers_held_back_is_freed(pt: ptl.PageTable, domain: ptl.EpochDomain) -> None:
+    def look() -> None:
+        assert domain.stats()["limbo"] == 1
+        assert domain.reclaim() == 1
+
+    with thread_inside(domain.pin):
+        retire(pt)
+        assert domain.reclaim() == 0
+        in_child(look)
+        assert domain.reclaim() == 0
+
+
+def test_a_pin_stays_the_childs_own(pt: ptl.PageTable, domain: ptl.EpochDomain) -> None:
+    def look() -> None:
+        assert domain.stats()["inside"] == 1
+        retire(pt)
+        assert domain.reclaim() == 0
+        with pytest.raises(RuntimeError, match="inside a section"):
+            domain.synchronize()
+        (stall,) = domain.stalled(0)
+        assert stall.thread == threading.get_native_id()
+        pin.close()
+        assert domain.stats()["inside"] == 0
+        assert domain.reclaim() == 1
+        use(pt)
+
+    with domain.pin() as pin, thread_inside(domain.pin):
+        in_child(look)
+        assert domain.stats()["inside"] == 2
+
+
+def test_a_pin_of_another_thread_is_not_the_childs(domain: ptl.EpochDomain) -> None:
+    pin = domain.pin()
+
+    def look() -> None:
+        with pytest.raises(RuntimeError, match="thread"):
+            pin.close()
+        assert domain.stats()["inside"] == 0
+
+    with thread_inside(lambda: pin):
+        in_child(look)
+
+
+def test_a_lock_of_another_thread_is_free(pt: ptl.PageTable) -> None:
+    def look() -> None:
+        with pt.pte_map_lock(0), pt.pmd(0).lock():
+            pass
+        assert pt.collapse(0)
+        use(pt)
+
+    with thread_inside(lambda: pt.pte_map_lock(0)), thread_inside(lambda: pt.pmd(0).lock()):
+        in_child(look)
+        with pt.pte_map_rw(0) as ptes:
+            assert in_thread(lambda: closed_is_locked(ptes))
+
+
+def closed_is_locked(ptes: ptl.PteMap) -> bool:
+    """Whether the parent's lock is still held: its handle lives, and the table has not left."""
+    return not ptes.stale
+
+
+def test_a_lock_is_its_owners_in_whatever_domain() -> None:
+    """Threads have numbers of their own in each domain: the owner of a lock is not whoever has its number elsewhere."""
+    with thread_inside(ptl.default_domain.pin):
+        first = ptl.EpochDomain()
+        second = ptl.EpochDomain()
+        tables = [ptl.PageTable("x86_64", frames=ptl.Frames(64 * PAGE, domain=one)) for one in (first, second)]
+        for table in tables:
+            table.map(0, 0)
+        with contextlib.ExitStack() as others:
+            others.enter_context(thread_inside(first.pin))
+            for table in tables:
+                others.enter_context(thread_inside(lambda table=table: table.pte_map_lock(0)))
+            with thread_inside(second.pin):  # somebody else has the number after that
+
+                def look() -> None:
+                    for table in tables:
+                        with table.pte_map_lock(0):
+                            pass
+
+                in_child(look)
+                in_thread(lambda: in_child(look))
+
+
+def test_a_handle_of_the_forking_thread_stays_usable(pt: ptl.PageTable, domain: ptl.EpochDomain) -> None:
+    pt.map(SPAN, 0, SPAN, page_size=PAGE)
+
+    def look() -> None:
+        assert ptes[1].pa == PAGE
+        assert ptes.compare_exchange(1, ptes.load(1), pt.arch.encode(0x7000, "rw"))
+        assert pt.translate(PAGE) == 0x7000
+        with pytest.raises(RuntimeError, match="holds the lock"):
+            pt.pte_map_lock(SPAN)
+        assert locked.compare_exchange(1, locked.load(1), 0)
+        locked.close()
+        with pt.pte_map_lock(SPAN):
+            pass
+        pt.unmap(0, SPAN)
+        assert ptes.stale
+        domain.synchronize()
+        assert domain.stats()["limbo"] == 1
+        assert ptes[2].pa == 2 * PAGE
+        ptes.close()
+        use(pt)
+
+    with pt.pte_map(0) as ptes, pt.pte_map_lock(SPAN) as locked:
+        in_child(look)
+        assert pt.translate(PAGE) == PAGE
+        assert pt.translate(SPAN + PAGE) == PAGE
+
+
+def test_closing_what_another_thread_held_lets_go_of_nothing(pt: ptl.PageTable) -> None:
+    """The lock of another thread's handle is gone in the child; the handle must not let go of the next owner's."""
+    theirs: list[object] = []
+
+    def look() -> None:
+        with pt.pte_map_lock(0):
+            theirs[0].close()
+            with pytest.raises(RuntimeError, match="holds the lock"):
+                pt.pte_map_lock(0)
+        with pt.pmd(0).lock():
+            theirs[1].close()
+            with pytest.raises(RuntimeError, match="holds the lock"):
+                pt.pmd(0).lock()
+        use(pt)
+
+    @contextlib.contextmanager
+    def both() -> object:
+        with pt.pte_map_lock(0) as ptes, pt.pmd(0).lock() as slot:
+            theirs.extend((ptes, slot))
+            yield
+
+    with thread_inside(both):
+        in_child(look)
+
+
+# -- in the middle of a change
+
+
+def test_what_a_waiting_collapse_has_set_aside_is_given_back(pt: ptl.PageTable) -> None:
+    """A collapse sets a table aside for a later split before it waits for its locks."""
+    with contextlib.ExitStack() as held:
+        lock = held.enter_context(pt.pmd(0).lock())
+        collapser = threading.Thread(target=pt.collapse, args=(0,))
+        collapser.start()
+        held.callback(collapser.join)
+        held.callback(lock.close)
+        wait_until_asleep(collapser)
+
+        def look() -> None:
+            lock.close()
+            use(pt)
+            assert pt.frames.stats()["parked"] == 0
+
+        in_child(look)
+        held.pop_all().close() if False else None
+        lock_closed_by_stack = held.pop_all()
+        lock.close()
+        collapser.join()
+        lock_closed_by_stack.pop_all()
+    assert pt.lookup(0).size == SPAN
+    use(pt)
+
+
+def test_the_tables_a_waiting_map_has_taken_are_given_back(pt: ptl.PageTable) -> None:
+    """A map of a range takes all tables it needs before it waits for its locks."""
+    pt.populate(SPAN)
+
+
+def test_forks_beside_every_kind_of_change() -> None:
+    """The child finds each change done or not begun: `check` passes, nothing hangs, and the parent goes on."""
+    domain = ptl.EpochDomain(batch_tables=2)
+    pt = ptl.PageTable("x86_64", frames=ptl.Frames(2048 * PAGE, domain=domain))
+    crew = Crew()
+    pt.map(STEADY, 0, SPAN, page_size=PAGE)
+    pt.map(COPIED, 0, SPAN, page_size=PAGE)
+    known = array("Q", [STEADY + 5, STEADY + 7 * PAGE, COPIED + 9 * PAGE])
+    answers = [{5}, {7 * PAGE}, {9 * PAGE, SPAN + 9 * PAGE}]
+
+    def read() -> None:
+        for _ in crew.meanwhile():
+            assert right(pt.translate(known))
+
+    def right(found: array) -> bool:
+        return all(pa in answer for pa, answer in zip(found, answers, strict=True))
+
+    def collapse() -> None:
+        for turn in crew.meanwhile():
+            assert pt.collapse(STEADY)
+            assert pt.collapse(COPIED, SPAN * (turn % 2))
+            assert pt.split(STEADY)
+            assert pt.split(COPIED)
+
+    def ranges() -> None:
+        for turn in crew.meanwhile():
+            pt.map(RANGE + PAGE, 0, (turn % 3 + 1) * SPAN, page_size=PAGE, replace=True)
+            pt.map(RANGE + SPAN, 0, SPAN, replace=True)
+            pt.protect(RANGE + SPAN + PAGE, SPAN, "r")
+            pt.unmap(RANGE, 4 * SPAN)
+
+    def come_and_go() -> None:
+        for turn in crew.meanwhile():
+            va = SPARSE + turn % 4 * SPAN
+            pt.populate(va)
+            pt.map(va, 0)
+            pt.unmap(va, PAGE)
+            pt.retract(va)
+            pt.reclaim_empty(SPARSE, 4 * SPAN)
+
+    def lock() -> None:
+        for _ in crew.meanwhile():
+            with domain.pin(), pt.pte_map_rw(SPARSE) or contextlib.nullcontext() as ptes:
+                if ptes is not None:
+                    ptes.try_lock()
+            ptes = pt.pte_alloc_map_lock(SPARSE)
+            ptes.close()
+
+    def look() -> None:
+        assert domain.stats()["inside"] == 0
+        assert right(pt.translate(known))
+        pt.check()
+        use(pt)
+        pt.unmap(0, 4 << 30)
+        pt.reclaim_empty(0, 4 << 30)
+        assert pt.check() == 1
+
+    def fork() -> None:
+        for _ in crew.turns(FORKS):
+            in_child(look)
+
+    crew.run(fork, beside=(read, collapse, ranges, come_and_go, lock))
+    assert right(pt.translate(known))
+    use(pt)
+    pt.unmap(0, 4 << 30)
+    pt.reclaim_empty(0, 4 << 30)
+    domain.synchronize()
+    assert pt.check() == 1
+    assert pt.frames.stats()["tables"] == 1
+    assert domain.stats()["limbo"] == 0
+
+
+def test_two_threads_fork_at_the_same_time(pt: ptl.PageTable) -> None:
+    crew = Crew()
+
+    def fork() -> None:
+        for _ in crew.turns(20):
+            in_child(lambda: use(pt))
+
+    def collapse() -> None:
+        for _ in crew.meanwhile():
+            assert pt.collapse(0)
+            assert pt.split(0)
+
+    crew.run(fork, fork, beside=(collapse,))
+    use(pt)
+
+
+def test_a_fork_of_a_fork(pt: ptl.PageTable, domain: ptl.EpochDomain) -> None:
+    def again() -> None:
+        with thread_inside(domain.pin), thread_inside(lambda: pt.pte_map_lock(0)):
+            in_child(lambda: (pt.collapse(0), use(pt)))
+
+    with thread_inside(domain.pin):
+        in_child(again)
