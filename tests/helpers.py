@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 import ptl
 
 SWITCH_SECONDS = 1e-5
@@ -117,3 +119,42 @@ def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
     )
     assert done.returncode == 0, f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
+
+
+linux_only = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks at threads through /proc")
+
+
+@contextmanager
+def going_on(call: Callable[[], object]) -> Iterator[list[object]]:
+    """Another thread in the middle of `call()`, which is to end after the block; the list then has what it returned.
+
+    Begins the block when the thread sleeps in the system, waiting for something. Leave inside the block what it needs.
+    """
+    done: list[object] = []
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            done.append(call())
+        except BaseException as failure:  # raised again below
+            failures.append(failure)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        _wait_until_asleep(thread)
+        yield done
+    finally:
+        thread.join()
+    if failures:
+        raise failures[0]
+
+
+def _wait_until_asleep(thread: threading.Thread) -> None:
+    stat = Path(f"/proc/self/task/{thread.native_id}/stat")
+    asleep = 0  # times in a row: a thread may also wait for the GIL, which each look gives it
+    while asleep < 50 and thread.is_alive():
+        try:
+            asleep = asleep + 1 if stat.read_text().rpartition(")")[2].split()[0] == "S" else 0
+        except (FileNotFoundError, ProcessLookupError):
+            return

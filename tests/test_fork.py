@@ -15,9 +15,9 @@ from array import array
 from collections.abc import Callable
 
 import pytest
-from helpers import Crew, in_thread, thread_inside, wait_until_asleep
 
 import ptl
+from helpers import Crew, going_on, in_thread, linux_only, thread_inside
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),
@@ -174,13 +174,7 @@ def test_a_lock_of_another_thread_is_free(pt: ptl.PageTable) -> None:
 
     with thread_inside(lambda: pt.pte_map_lock(0)), thread_inside(lambda: pt.pmd(0).lock()):
         in_child(look)
-        with pt.pte_map_rw(0) as ptes:
-            assert in_thread(lambda: closed_is_locked(ptes))
-
-
-def closed_is_locked(ptes: ptl.PteMap) -> bool:
-    """Whether the parent's lock is still held: its handle lives, and the table has not left."""
-    return not ptes.stale
+        assert pt.lookup(0).size == PAGE
 
 
 def test_a_lock_is_its_owners_in_whatever_domain() -> None:
@@ -261,34 +255,51 @@ def test_closing_what_another_thread_held_lets_go_of_nothing(pt: ptl.PageTable) 
 # -- in the middle of a change
 
 
+@linux_only
 def test_what_a_waiting_collapse_has_set_aside_is_given_back(pt: ptl.PageTable) -> None:
     """A collapse sets a table aside for a later split before it waits for its locks."""
-    with contextlib.ExitStack() as held:
-        lock = held.enter_context(pt.pmd(0).lock())
-        collapser = threading.Thread(target=pt.collapse, args=(0,))
-        collapser.start()
-        held.callback(collapser.join)
-        held.callback(lock.close)
-        wait_until_asleep(collapser)
 
-        def look() -> None:
-            lock.close()
-            use(pt)
-            assert pt.frames.stats()["parked"] == 0
-
-        in_child(look)
-        held.pop_all().close() if False else None
-        lock_closed_by_stack = held.pop_all()
+    def look() -> None:
         lock.close()
-        collapser.join()
-        lock_closed_by_stack.pop_all()
+        use(pt)
+        assert pt.frames.stats()["parked"] == 0
+
+    lock = pt.pmd(0).lock()
+    with going_on(lambda: pt.collapse(0)), lock:
+        in_child(look)
     assert pt.lookup(0).size == SPAN
     use(pt)
 
 
+@linux_only
+def test_what_a_waiting_collapse_has_set_aside_is_given_back_in_frames_of_its_own() -> None:
+    pt = ptl.PageTable("x86_64")
+    pt.map(0, 0, SPAN, page_size=PAGE)
+
+    def look() -> None:
+        lock.close()
+        pt.check()
+
+    lock = pt.pmd(0).lock()
+    with going_on(lambda: pt.collapse(0)), lock:
+        in_child(look)
+    pt.check()
+
+
+@linux_only
 def test_the_tables_a_waiting_map_has_taken_are_given_back(pt: ptl.PageTable) -> None:
     """A map of a range takes all tables it needs before it waits for its locks."""
-    pt.populate(SPAN)
+
+    def look() -> None:
+        lock.close()
+        use(pt)
+        assert pt.frames.stats()["tables"] == pt.stats()["tables"]
+
+    lock = pt.pte_map_lock(0)
+    with going_on(lambda: pt.map(0, 0, 4 * SPAN, page_size=PAGE, replace=True)), lock:
+        in_child(look)
+    assert pt.translate(3 * SPAN) == 3 * SPAN
+    use(pt)
 
 
 def test_forks_beside_every_kind_of_change() -> None:

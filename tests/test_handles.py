@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import gc
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import ptl
-from helpers import in_thread, python
+from helpers import going_on, in_thread, linux_only, python
 
 PAGE = 4096
 SPAN = 2 << 20
@@ -63,43 +63,6 @@ def tables_held(pt: ptl.PageTable) -> bool:
     pt.unmap(TABLE, SPAN)
     pt.frames.domain.synchronize()
     return pt.frames.domain.stats()["limbo"] > 0
-
-
-@contextlib.contextmanager
-def going_on(call: Callable[[], object]) -> Iterator[list[object]]:
-    """Another thread in the middle of `call()`, which is to end after the block; the list then has what it returned."""
-    done: list[object] = []
-    failures: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            done.append(call())
-        except BaseException as failure:
-            failures.append(failure)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        wait_until_parked(thread)
-        yield done
-    finally:
-        thread.join()
-        if failures:
-            raise failures[0]
-
-
-def wait_until_parked(thread: threading.Thread) -> None:
-    """Return when the thread sleeps in the system, or has ended."""
-    stat = Path(f"/proc/self/task/{thread.native_id}/stat")
-    asleep = 0
-    while asleep < 50 and thread.is_alive():
-        try:
-            asleep = asleep + 1 if stat.read_text().rpartition(")")[2].split()[0] == "S" else 0
-        except (FileNotFoundError, ProcessLookupError):
-            return
-
-
-linux_only = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks at threads through /proc")
 
 
 # -- what comes back
@@ -310,10 +273,9 @@ def test_a_lock_keeps_out_what_would_change_the_table(pt: ptl.PageTable, lock: s
     entries = pt.frames.view(pt.walk(TABLE).steps[-1].table_pa, PAGE)
     before = bytes(entries)
     handle = LOCKS[lock](pt)
-    with going_on(lambda: BLOCKED[blocked](pt)) as done:
+    with going_on(lambda: BLOCKED[blocked](pt)) as done, handle:
         assert not done
         assert bytes(entries) == before
-        handle.close()
     assert done
     pt.check()
 
@@ -327,10 +289,9 @@ def test_the_lock_of_a_slot_keeps_transitions_out(pt: ptl.PageTable, blocked: st
     before = bytes(entries)
     handle = pt.pmd(EMPTY).lock()
     assert handle.slot.level == 2
-    with going_on(lambda: BLOCKED_ABOVE[blocked](pt)) as done:
+    with going_on(lambda: BLOCKED_ABOVE[blocked](pt)) as done, handle:
         assert not done
         assert bytes(entries) == before
-        handle.close()
     assert done
     plant(pt, SOFT, 2, 0)
     pt.check()
@@ -406,8 +367,9 @@ def test_who_waited_for_a_table_that_left_maps_again(pt: ptl.PageTable) -> None:
 
     pt.map(TABLE, 0, SPAN, page_size=PAGE, replace=True)
     ptes = pt.pte_map_lock(TABLE)
-    with going_on(lambda: pt.collapse(TABLE)) as collapsed, going_on(map_and_close) as mapped:
-        ptes.close()
+    with going_on(lambda: pt.collapse(TABLE)) as collapsed, going_on(map_and_close) as mapped, ptes:
+        assert not collapsed
+        assert not mapped
     assert collapsed == [ptl.Outcome.DONE]
     assert mapped in (["no table"], ["live"])
     assert pt.pte_map_lock(TABLE) is None
@@ -457,9 +419,8 @@ def test_a_lock_is_not_inherited(pt: ptl.PageTable) -> None:
     taker = threading.Thread(target=lambda: handles.append(pt.pte_map_lock(TABLE)))
     taker.start()
     taker.join()
-    with going_on(lambda: closed(pt.pte_map_lock(TABLE))) as done:
+    with going_on(lambda: closed(pt.pte_map_lock(TABLE))) as done, handles[0]:
         assert not done
-        handles[0].close()
     assert done == ["closed"]
 
 

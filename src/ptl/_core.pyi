@@ -6,6 +6,7 @@ from typing import (
     Any,
     Final,
     Literal,
+    NoReturn,
     Protocol,
     Self,
     SupportsIndex,
@@ -154,9 +155,10 @@ class Handle:
 
 @final
 class Pin(Handle):
-    def __init__(self, domain: EpochDomain) -> None: ...
+    def __new__(cls, domain: EpochDomain) -> Self: ...
 
 class PteMap(Handle):
+    def __init__(self, *args: object, **kwargs: object) -> NoReturn: ...
     @property
     def va(self) -> int: ...
     @property
@@ -181,6 +183,7 @@ class PteMapRw(PteMap):
 class PteLock(PteMap): ...
 
 class Slot:
+    def __init__(self, *args: object, **kwargs: object) -> NoReturn: ...
     @property
     def va(self) -> int: ...
     @property
