@@ -388,6 +388,7 @@ cdef void fork_in_child() noexcept nogil:
     """Only the forking thread is left: drop the sections and locks of the others."""
     cdef uint32_t number
     cdef Record *record
+    parking_init()
     if has_membarrier:
         membarrier_register()
     for number in range(PTL_DOMAINS):

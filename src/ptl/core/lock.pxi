@@ -69,8 +69,8 @@ cdef void lock_await(uint32_t *word) noexcept nogil:
     if seen == 0 or not seen & LOCK_PARKED and not compare_exchange_32(word, &seen, seen | LOCK_PARKED):
         return
     park(word, seen | LOCK_PARKED)
-    # The wake-up was meant for one sleeper, and we do not take the lock that would wake the next.
-    unpark_one(word)
+    # The wake-up was meant for one sleeper, and we do not take the lock, whose release would wake the next.
+    unpark_next(word)
 
 
 # Locks of the library's own lists have no owner: native code holds them for the length of a list operation.

@@ -101,9 +101,19 @@ static inline void ptl_unpark_one(uint32_t *word)
     syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
 }
 
+/* By a thread that was woken and has no use for it: another may sleep that has. */
+static inline void ptl_unpark_next(uint32_t *word)
+{
+    ptl_unpark_one(word);
+}
+
 static inline void ptl_unpark_all(uint32_t *word)
 {
     syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+}
+
+static inline void ptl_parking_init(void)
+{
 }
 
 static inline int ptl_membarrier_register(void)
@@ -125,6 +135,7 @@ static struct {
     pthread_cond_t changed;
 } ptl_parking[PTL_PARKING_LOTS];
 
+/* When the module is loaded, and in a forked child, which has none of the threads that hold or wait. */
 __attribute__((constructor)) static void ptl_parking_init(void)
 {
     for (int lot = 0; lot < PTL_PARKING_LOTS; lot++) {
@@ -133,14 +144,14 @@ __attribute__((constructor)) static void ptl_parking_init(void)
     }
 }
 
-static inline int ptl_parking_lot(const uint32_t *word)
+static inline unsigned ptl_parking_lot(const uint32_t *word)
 {
-    return (int)((uintptr_t)word >> 6) % PTL_PARKING_LOTS;
+    return (unsigned)((uintptr_t)word >> 6) % PTL_PARKING_LOTS;
 }
 
 static inline void ptl_park(uint32_t *word, uint32_t value)
 {
-    int lot = ptl_parking_lot(word);
+    unsigned lot = ptl_parking_lot(word);
     pthread_mutex_lock(&ptl_parking[lot].mutex);
     /* Compared under the mutex that the waker takes after changing the word, so no wake-up is lost. */
     if (__atomic_load_n(word, __ATOMIC_ACQUIRE) == value)
@@ -150,7 +161,7 @@ static inline void ptl_park(uint32_t *word, uint32_t value)
 
 static inline void ptl_unpark_all(uint32_t *word)
 {
-    int lot = ptl_parking_lot(word);
+    unsigned lot = ptl_parking_lot(word);
     pthread_mutex_lock(&ptl_parking[lot].mutex);
     pthread_cond_broadcast(&ptl_parking[lot].changed);
     pthread_mutex_unlock(&ptl_parking[lot].mutex);
@@ -159,6 +170,11 @@ static inline void ptl_unpark_all(uint32_t *word)
 static inline void ptl_unpark_one(uint32_t *word)
 {
     ptl_unpark_all(word); /* a lot is shared by many words: waking one might wake the wrong one */
+}
+
+static inline void ptl_unpark_next(uint32_t *word)
+{
+    (void)word; /* all are awake already, and two that woke each other would never stop */
 }
 
 static inline int ptl_membarrier_register(void)
