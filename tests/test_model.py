@@ -156,7 +156,7 @@ def machine_for(name: str) -> type[RuleBasedStateMachine]:
             delta=st.sampled_from(geometry.targets),
             flags=flag_sets,
             level=leaf_levels,
-            spoil=st.sampled_from([None, None, "hole", "soft", "flags", "frame", "table"]),
+            spoil=st.sampled_from([None, None, "hole", "soft", "flags", "use", "frame", "table"]),
             index=st.sampled_from([0, 1, -1]),
         )
         def fill_and_collapse(self, va, delta, flags, level, spoil, index):
@@ -171,6 +171,8 @@ def machine_for(name: str) -> type[RuleBasedStateMachine]:
                     table.unmap(odd, size)
                 elif spoil == "flags":
                     table.protect(odd, size, "rwxg" if "w" not in flags else "rx")
+                elif spoil == "use":
+                    table.protect(odd, size, flags + "ad")
                 elif spoil == "frame":
                     table.map(odd, (pa + size) % (1 << arch.pa_bits), size, flags, page_size=size, replace=True)
                 elif spoil == "table":
@@ -180,7 +182,8 @@ def machine_for(name: str) -> type[RuleBasedStateMachine]:
                 del self.model.leaves[odd]
                 self.model.soft[odd] = soft
             outcome = self.model.collapse(va, None, level)
-            assert spoil or outcome is (Outcome.NOT_CONTIGUOUS if pa % length else Outcome.DONE)
+            if spoil in (None, "use"):  # accessed and dirty are merged
+                assert outcome is (Outcome.NOT_CONTIGUOUS if pa % length else Outcome.DONE)
             assert self.pt.collapse(va, level=level) is outcome
 
         @rule(va=starts)
@@ -233,6 +236,15 @@ def machine_for(name: str) -> type[RuleBasedStateMachine]:
                 self.model.map(first, pa, arch.level(level).span, flags)
             elif entry.state is State.SOFT:
                 self.model.soft[first] = new
+
+        @rule(va=starts)
+        def put_a_software_entry(self, va):
+            """In a leaf table that there may not have been, where a later map must find it."""
+            assert self.pt.populate(va) is self.model.populate(va)
+            if self.end_level(va) == 1:
+                assert self.pt.exchange(va, soft) == self.model.raw(va)
+                self.model.leaves.pop(va, None)
+                self.model.soft[va] = soft
 
         @rule(va=starts, flag=st.sampled_from(geometry.clearable))
         def test_and_clear(self, va, flag):

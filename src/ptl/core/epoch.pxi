@@ -74,12 +74,13 @@ cdef struct Domain:
     uint64_t limbo_max
     uint64_t grace_periods
     uint32_t reclaim_lock
-    uint32_t owners             # how many threads have had a record
+    uint32_t more_padding
 
 assert sizeof(Record) == 128
 
 cdef Domain *domains[PTL_DOMAINS]
 cdef uint32_t domains_lock = 0
+cdef uint32_t owners = 0                # how many times a thread has taken a record, in whatever domain
 cdef bint has_membarrier = False
 cdef uint64_t first_epoch = EPOCH_STEP
 cdef pthread_key_t thread_exit_key
@@ -145,7 +146,7 @@ cdef Record *record_register(Domain *domain) noexcept nogil:
     record.thread = thread_id()
     record.life += 1
     # A number of its own for each owner: a lock that an earlier one still holds is not ours. Never 0.
-    record.number = fetch_add_relaxed_32(&domain.owners, 1) % MOST_OWNERS + 1
+    record.number = fetch_add_relaxed_32(&owners, 1) % MOST_OWNERS + 1
     set_thread_record(domain.number, record)
     pthread_setspecific(thread_exit_key, <void *> 1)   # any value: it makes thread_exit run
     return record

@@ -119,7 +119,7 @@ cdef class PteMap(Handle):
     cdef uint64_t asked
     cdef uint64_t slot_raw
     cdef bint writable
-    cdef bint locked                # only ever for a PteMapRw: a PteLock is locked while it is open
+    cdef uint32_t owner             # of the table's lock, if this handle holds it: a PteLock does while it is open
 
     def __init__(self):
         raise TypeError(f"a {type(self).__name__} is made by a PageTable's pte_map methods")
@@ -212,23 +212,22 @@ cdef class PteMapRw(PteMap):
         Raises RuntimeError when this thread holds the lock already. Blocking.
         """
         self.must_be_open()
-        if self.locked:
+        if self.owner:
             raise RuntimeError("this map holds the lock of its table already")
-        self.locked = lock_if_attached(self.pt, self.table, self.first, 1)
-        return self.locked
+        self.owner = lock_if_attached(self.pt, self.table, self.first, 1)
+        return self.owner != 0
 
     def unlock(self):
         """Let go of the lock and keep the map. Raises RuntimeError when it is not held."""
         self.must_be_open()
-        if not self.locked:
+        if not self.owner:
             raise RuntimeError("this map does not hold the lock of its table")
-        self.locked = False
-        lock_release(&self.table.lock)
+        lock_release_own(&self.table.lock, self.owner)
+        self.owner = 0
 
     cdef int let_go(self) except -1:
-        if self.locked:
-            self.locked = False
-            lock_release(&self.table.lock)
+        if self.owner:
+            lock_release_own(&self.table.lock, self.owner)
         return PteMap.let_go(self)
 
 
@@ -240,7 +239,7 @@ cdef class PteLock(PteMap):
     """
 
     cdef int let_go(self) except -1:
-        lock_release(&self.table.lock)
+        lock_release_own(&self.table.lock, self.owner)
         return PteMap.let_go(self)
 
 
@@ -296,11 +295,14 @@ cdef class Slot:
         already.
         """
         cdef SlotLock handle
+        cdef uint32_t owner
         self.raw()
-        if not lock_if_attached(self.pt, self.table, self.first, self.number):
+        owner = lock_if_attached(self.pt, self.table, self.first, self.number)
+        if not owner:
             return None
         handle = SlotLock.__new__(SlotLock)
         handle.held = self
+        handle.owner = owner
         handle.opened()
         return handle
 
@@ -312,9 +314,10 @@ cdef class Slot:
 cdef class SlotLock(Handle):
     """A slot with the lock of its table held: from `Slot.lock`."""
     cdef Slot held
+    cdef uint32_t owner
 
     cdef int let_go(self) except -1:
-        lock_release(&self.held.table.lock)
+        lock_release_own(&self.held.table.lock, self.owner)
         return 0
 
     @property
@@ -348,8 +351,8 @@ cdef Table *pin_table(Tree *tree, Record *me, uint64_t va, uint32_t level, Found
     return table
 
 
-cdef int lock_if_attached(PageTable pt, Table *table, uint64_t va, uint32_t level) except -1:
-    """Lock a pinned table; 0, with the lock not held, when it is no longer the one that covers va (H3, H4)."""
+cdef uint32_t lock_if_attached(PageTable pt, Table *table, uint64_t va, uint32_t level) except? 0:
+    """Lock a pinned table and return the lock's owner; 0, and not held, when it no longer covers va (H3, H4)."""
     cdef Record *me = own_record(pt)
     cdef Found found
     cdef bint taken
@@ -362,7 +365,7 @@ cdef int lock_if_attached(PageTable pt, Table *table, uint64_t va, uint32_t leve
     walk(pt.tree, va, level, &found)
     section_leave(me)
     if found.level == level and found.table == table_offset(table):
-        return 1
+        return me.number
     lock_release(&table.lock)
     return 0
 
@@ -383,7 +386,7 @@ cdef object map_table(PageTable pt, uint64_t va, type kind, bint writable):
     handle.asked = va >> leaf.shift & leaf.index_mask
     handle.slot_raw = slot.raw
     handle.writable = writable
-    handle.locked = False
+    handle.owner = 0
     handle.opened()
     return handle
 
@@ -398,7 +401,8 @@ cdef object map_table_locked(PageTable pt, uint64_t va):
             return None
         handle.is_open = False                      # not ours to release unless the lock is taken
         try:
-            if lock_if_attached(pt, handle.table, handle.first, 1):
+            handle.owner = lock_if_attached(pt, handle.table, handle.first, 1)
+            if handle.owner:
                 handle.is_open = True
                 return handle
         finally:

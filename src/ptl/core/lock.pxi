@@ -63,6 +63,12 @@ cdef inline void lock_release(uint32_t *word) noexcept nogil:
         unpark_one(word)
 
 
+cdef inline void lock_release_own(uint32_t *word, uint32_t owner) noexcept nogil:
+    """Let go, if it is still that owner's: in a forked child the locks of other threads are gone."""
+    if lock_owner(word) == owner:
+        lock_release(word)
+
+
 cdef void lock_await(uint32_t *word) noexcept nogil:
     """Sleep until whoever holds the lock lets go, without taking it; may return early."""
     cdef uint32_t seen = load_relaxed_32(word)

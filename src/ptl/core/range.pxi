@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Change a range: map, unmap, protect; all or nothing.
 
-    reserve     count what is missing and take it, with nothing visible yet: the only step that can fail for memory
     lock        the tables that the range touches, upper levels first, then by address (lock.pxi, L2)
+    reserve     count what is missing and take it, with nothing visible yet: the only step that can fail for memory
     freeze      every leaf of the range, and every empty place of a leaf table in it; refuse here if the range is taken
     commit      store final values; build fresh tables privately and publish each with one store: cannot fail
     unlock      and retire what was detached
@@ -10,8 +10,8 @@
 R1  Locked are the tables in which the range covers anything but tables that stay: leaves, and holes too, or somebody
     could fill one half-way through. Tables above are found again by walking, and stay attached because those below are
     locked (T2). So two ranges that straddle one line of an upper table do not meet.
-R2  Between lock and commit nothing is waited for. A slot that changed before its table was locked makes the whole
-    operation start over, with nothing held.
+R2  While it waits for a lock an operation holds other locks and nothing else; once it has all, it waits for nothing. A
+    slot that changed before its table was locked makes the whole operation start over, with nothing held.
 R3  The frozen entries keep lock-free writers out, the locks everyone else: a range is serialisable against ranges,
     transitions and single changes. Readers see each entry change by itself.
 R4  A private table is filled with plain stores and is complete, the range's changes included, before a slot names it.
@@ -37,7 +37,6 @@ cdef struct Range:
     bint replace
     Table *fresh[LEVELS + 1]                # private tables by level, through link
     uint64_t wanted[LEVELS + 1]             # how many of them it takes
-    uint64_t taken[LEVELS + 1]
     uint64_t wanted_leaves[LEVELS + 1]      # huge leaves to make, which need parked tables
     uint64_t parked_leaves[LEVELS + 1]
     uint64_t dropped_leaves[LEVELS + 1]     # huge leaves that are gone
@@ -123,43 +122,29 @@ cdef void range_count(Range *op, uint32_t level, uint64_t table, int inherited, 
 
 
 cdef int range_reserve(Range *op) noexcept nogil:
-    """Take what a map needs as the tree looks now; with nothing taken, NO_FRAMES."""
+    """Take what a map needs, all or nothing; exact, because every slot that counts is in a locked table."""
     cdef Tree *tree = op.tree
     cdef uint32_t level
-    cdef int attempt
-    range_release(op)
-    section_enter(op.me)
-    range_want(op)
-    section_leave(op.me)
+    if op.kind != MAP:
+        return DONE
+    for level in range(1, tree.format.levels + 1):
+        op.wanted[level] = 0
+        op.wanted_leaves[level] = 0
+    range_count(op, tree.format.levels, tree.root, TABLE, op.first, op.last)
     for level in range(1, tree.format.levels + 1):
         if op.wanted[level]:
-            op.fresh[level] = take_tables(tree, level, op.wanted[level])
+            op.fresh[level] = tables_take(tree.block, tree.order[level], op.wanted[level])
             if op.fresh[level] is NULL:
-                range_release(op)
                 return NO_FRAMES
-            op.taken[level] = op.wanted[level]
         if op.wanted_leaves[level] and level > 1:
-            attempt = 0
-            while not park_leaf(tree, level, op.wanted_leaves[level]):
-                if attempt == 50 or not reclaim_for(tree.domain, attempt):
-                    range_release(op)
-                    return NO_FRAMES
-                attempt += 1
+            if not park_leaf(tree, level, op.wanted_leaves[level]):
+                return NO_FRAMES
             op.parked_leaves[level] = op.wanted_leaves[level]
     return DONE
 
 
-cdef void range_want(Range *op) noexcept nogil:
-    cdef uint32_t level
-    for level in range(1, op.tree.format.levels + 1):
-        op.wanted[level] = 0
-        op.wanted_leaves[level] = 0
-    if op.kind == MAP:
-        range_count(op, op.tree.format.levels, op.tree.root, TABLE, op.first, op.last)
-
-
 cdef void range_release(Range *op) noexcept nogil:
-    """Give back what was reserved and not used."""
+    """Give back what was reserved and not used, and what the leaves that are gone had parked."""
     cdef Table *table
     cdef uint32_t level
     for level in range(1, op.tree.format.levels + 1):
@@ -167,10 +152,10 @@ cdef void range_release(Range *op) noexcept nogil:
             table = op.fresh[level]
             op.fresh[level] = table.link
             table_return(table)
-        op.taken[level] = 0
-        if level > 1 and op.parked_leaves[level]:
-            unpark_leaf(op.tree, level, op.parked_leaves[level])
+        if level > 1:
+            unpark_leaf(op.tree, level, op.parked_leaves[level] + op.dropped_leaves[level])
         op.parked_leaves[level] = 0
+        op.dropped_leaves[level] = 0
 
 
 # -- lock -------------------------------------------------------------------------------------------------------------
@@ -457,18 +442,16 @@ cdef int range_apply(Range *op) noexcept nogil:
     """Run a range operation; the caller has checked its arguments and filled in kind to replace."""
     cdef Tree *tree = op.tree
     cdef Table *table
-    cdef uint32_t level, turns = 0
-    cdef int result
+    cdef uint32_t turns = 0
+    cdef int result, attempts = 0
     while True:
-        result = range_reserve(op)
-        if result != DONE:
-            return result
         result = range_lock(op)
         if result == DONE:
             critical_enter(op.me)
             section_enter(op.me)
             result = range_settle(op)
             section_leave(op.me)
+            range_release(op)
             range_unlock(op)
             while op.leaving is not NULL:
                 table = op.leaving
@@ -477,11 +460,9 @@ cdef int range_apply(Range *op) noexcept nogil:
             critical_leave(op.me)
         else:
             range_unlock(op)
-        range_release(op)
-        for level in range(2, tree.format.levels + 1):
-            unpark_leaf(tree, level, op.dropped_leaves[level])
-            op.dropped_leaves[level] = 0
         collect_a_few(tree.domain)
+        if result == NO_FRAMES and frames_may_come(tree, &attempts):
+            continue
         if result != RESTART:
             return result
         fetch_add_relaxed_64(&tree.restarts, 1)
@@ -490,22 +471,14 @@ cdef int range_apply(Range *op) noexcept nogil:
 
 
 cdef int range_settle(Range *op) noexcept nogil:
-    """Everything locked: freeze and commit, or thaw and say why not."""
+    """Everything locked: reserve, freeze and commit; or undo, and say why not."""
     cdef Tree *tree = op.tree
-    cdef int result = range_freeze(op, tree.root, tree.format.levels, op.first, op.last)
-    if result == DONE and not range_has_enough(op):
-        result = RESTART                    # something went away after it was counted
+    cdef int result = range_reserve(op)
+    if result != DONE:
+        return result
+    result = range_freeze(op, tree.root, tree.format.levels, op.first, op.last)
     if result == DONE:
         range_commit(op, tree.root, tree.format.levels, op.first, op.last, False)
     else:
         range_thaw(op, tree.root, tree.format.levels, op.first, op.last)
     return result
-
-
-cdef bint range_has_enough(Range *op) noexcept nogil:
-    cdef uint32_t level
-    range_want(op)
-    for level in range(1, op.tree.format.levels + 1):
-        if op.wanted[level] > op.taken[level] or level > 1 and op.wanted_leaves[level] > op.parked_leaves[level]:
-            return False
-    return True

@@ -132,6 +132,7 @@ cdef class PageTable:
         cdef Table *root
         cdef uint32_t level
         cdef uint64_t bytes
+        cdef int attempts = 0
         from ptl import arch as architectures
         if isinstance(arch, str):
             arch = architectures.get(arch)
@@ -166,7 +167,9 @@ cdef class PageTable:
                 tree.order[level] += 1
         if record_of(tree.domain) is NULL:
             raise MemoryError("no memory for this thread's epoch record")
-        root = take_tables(tree, tree.format.levels, 1)
+        root = tables_take(memory.block, tree.order[tree.format.levels], 1)
+        while root is NULL and frames_may_come(tree, &attempts):
+            root = tables_take(memory.block, tree.order[tree.format.levels], 1)
         if root is NULL:
             raise OutOfFrames(f"no room in {memory!r} for a root table")
         tree.root = table_offset(root)

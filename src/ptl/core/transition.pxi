@@ -48,21 +48,17 @@ cdef enum Result:
 
 # -- tables -----------------------------------------------------------------------------------------------------------
 
-cdef Table *take_tables(Tree *tree, uint32_t level, uint64_t count) noexcept nogil:
-    """As tables_take; when there are none left but in limbo, waits up to 10 ms for readers to leave."""
-    cdef Table *tables = tables_take(tree.block, tree.order[level], count)
-    cdef int attempt = 0
-    while tables is NULL and attempt < 50 and reclaim_for(tree.domain, attempt):
-        tables = tables_take(tree.block, tree.order[level], count)
-        attempt += 1
-    return tables
+cdef bint frames_may_come(Tree *tree, int *attempts) noexcept nogil:
+    """After tables could not be taken, with nothing held: free what is in limbo, and wait a little for its readers.
 
-
-cdef bint reclaim_for(Domain *domain, int attempt) noexcept nogil:
-    """Free what can be freed; False when nothing is in limbo."""
-    if limbo_tables(domain) == 0:
+    False when it is no use to try again: nothing is in limbo any more, or 10 ms are over.
+    """
+    if attempts[0] >= 50:
         return False
-    if reclaim(domain, <uint64_t> -1, True) == 0 and attempt:
+    attempts[0] += 1
+    if limbo_tables(tree.domain) == 0:
+        attempts[0] = 50                            # somebody else may have freed it just now: look once more
+    elif reclaim(tree.domain, <uint64_t> -1, True) == 0:
         sleep_ns(200_000)
     return True
 
@@ -185,7 +181,7 @@ cdef inline int why_no_table(int state) noexcept nogil:
 cdef int populate(Tree *tree, Record *me, uint64_t va, Found *found) noexcept nogil:
     """EMPTY to TABLE, for the slot where the walk ends: all tables that are missing below it, published at once."""
     cdef Table *fresh
-    cdef int result
+    cdef int result, attempts = 0
     cdef uint32_t level, turns = 0
     while True:
         section_enter(me)
@@ -200,21 +196,26 @@ cdef int populate(Tree *tree, Record *me, uint64_t va, Found *found) noexcept no
         if found.state != EMPTY:
             return why_no_table(found.state)
         level = found.level
-        fresh = branch_make(tree, va, level - 1)
-        if fresh is NULL:
-            return NO_FRAMES
         result = table_lock(tree, me, va, level, found)
-        if result == DONE:
-            if found.state == EMPTY:
-                branch_count(tree, va, fresh)
-                table_publish(tree, found.slot, level, fresh)
-                fetch_add_relaxed_64(&tree.populates, 1)
-                table_unlock(tree, found.table)
-                return DONE
-            table_unlock(tree, found.table)
-        branch_return(tree, va, fresh)              # somebody was faster: look again
-        if result != DONE and result != NO_TABLE:
+        if result == NO_TABLE:
+            continue                                # it went away: look again
+        if result != DONE:
             return result
+        if found.state != EMPTY:
+            table_unlock(tree, found.table)         # somebody was faster: look again
+            continue
+        critical_enter(me)
+        fresh = branch_make(tree, va, level - 1)
+        if fresh is not NULL:
+            branch_count(tree, va, fresh)
+            table_publish(tree, found.slot, level, fresh)
+            fetch_add_relaxed_64(&tree.populates, 1)
+        critical_leave(me)
+        table_unlock(tree, found.table)
+        if fresh is not NULL:
+            return DONE
+        if not frames_may_come(tree, &attempts):
+            return NO_FRAMES
 
 
 cdef Table *branch_make(Tree *tree, uint64_t va, uint32_t level) noexcept nogil:
@@ -223,7 +224,7 @@ cdef Table *branch_make(Tree *tree, uint64_t va, uint32_t level) noexcept nogil:
     cdef Table *below = NULL
     cdef uint32_t number
     for number in range(1, level + 1):
-        table = take_tables(tree, number, 1)
+        table = tables_take(tree.block, tree.order[number], 1)
         if table is NULL:
             if below is not NULL:
                 branch_return(tree, va, below)
@@ -338,34 +339,33 @@ cdef int collapse(Tree *tree, Record *me, uint64_t va, uint32_t level, uint64_t 
     are copied where both old and new are data of the tree's block.
     """
     cdef Table *child
-    cdef int result, attempt = 0
-    while not tables_park(tree.block, tree.order[level - 1], 1):
-        if attempt == 50 or not reclaim_for(tree.domain, attempt):
-            return NO_FRAMES
-        attempt += 1
-    result = table_lock(tree, me, va, level, found)
-    if result == NO_TABLE:
-        result = why_no_table(found.state)
-    elif result == DONE:
+    cdef int result, attempts = 0
+    while True:
+        result = table_lock(tree, me, va, level, found)
+        if result != DONE:
+            return why_no_table(found.state) if result == NO_TABLE else result
         if found.state != TABLE:
-            result = ALREADY if found.state == HUGE else why_no_table(found.state)
-        else:
-            child = table_of(tree.block, child_offset(tree, level, found.raw))
-            if lock_acquire(&child.lock, me.number):
-                critical_enter(me)
-                result = collapse_locked(tree, found, level, pa, tree.memory + table_offset(child))
-                lock_release(&child.lock)
-                if result == DONE:
-                    fetch_add_relaxed_64(&tree.collapses, 1)
-                    table_retire(tree, child)
-                critical_leave(me)
-            else:
-                result = DEADLOCK
+            table_unlock(tree, found.table)
+            return ALREADY if found.state == HUGE else why_no_table(found.state)
+        child = table_of(tree.block, child_offset(tree, level, found.raw))
+        if not lock_acquire(&child.lock, me.number):
+            table_unlock(tree, found.table)
+            return DEADLOCK
+        critical_enter(me)
+        result = NO_FRAMES
+        if tables_park(tree.block, tree.order[level - 1], 1):
+            result = collapse_locked(tree, found, level, pa, tree.memory + table_offset(child))
+            if result != DONE:
+                tables_unpark(tree.block, tree.order[level - 1], 1)
+        lock_release(&child.lock)
         table_unlock(tree, found.table)
-    if result != DONE:
-        tables_unpark(tree.block, tree.order[level - 1], 1)
-    collect_a_few(tree.domain)
-    return result
+        if result == DONE:
+            fetch_add_relaxed_64(&tree.collapses, 1)
+            table_retire(tree, child)
+        critical_leave(me)
+        collect_a_few(tree.domain)
+        if result != NO_FRAMES or not frames_may_come(tree, &attempts):
+            return result
 
 
 cdef int collapse_locked(Tree *tree, Found *found, uint32_t level, uint64_t pa, char *entries) noexcept nogil:
