@@ -91,3 +91,24 @@ for turn in range(100):
     assert (frames.stats()["tables"], frames.stats()["parked"]) == (0, 0)
 """,
     )
+
+
+def test_a_buffer_stays_as_long_as_the_block_that_was_made_of_it():
+    """Even when both are garbage: a view that the collector takes apart first must not take the memory with it."""
+    python(
+        "-c",
+        SETUP
+        + """
+import ctypes
+for turn in range(50):
+    buffer = bytearray((1 << 20) + 64)
+    skip = -ctypes.addressof(ctypes.c_char.from_buffer(buffer)) % 64
+    view = memoryview(buffer)[skip:]
+    pt = ptl.PageTable("x86_64", frames=ptl.Frames(1 << 20, backing=view))
+    pt.map(0, 0)
+    cycle = [view, pt]
+    cycle.append(cycle)
+    del buffer, view, pt, cycle
+    gc.collect()
+""",
+    )

@@ -444,5 +444,45 @@ def test_no_image_makes_a_reader_crash() -> None:
     assert shown.splitlines()[-1] == f"{ARCHITECTURES[-1]} 5"
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "pt.retract(0)",
+        "pt.collapse(0)",
+        "pt.collapse(0, 2 << 20)",
+        "pt.reclaim_empty(0, 4 << 20)",
+        "pt.unmap(0, 2 << 20)",
+        "pt.map(0, 0, 2 << 20, replace=True)",
+    ],
+)
+@pytest.mark.parametrize("full", ["0", "i << 12 | 3"], ids=["empty", "full"])
+def test_no_change_takes_data_for_a_table(change: str, full: str) -> None:
+    """An entry may name a frame inside the block that is no table: nobody detaches and frees that."""
+    python("-c", NO_TABLE.format(change=change, full=full))
+
+
+NO_TABLE = """
+import contextlib, ptl
+frames = ptl.Frames(1 << 20)
+data = frames.alloc(4096)
+pt = ptl.PageTable("x86_64", frames=frames)
+for pa in (0x80000, data):  # a frame that was never handed out, and one that was
+    pt.populate(0)
+    step = pt.walk(0).steps[-2]
+    slot = frames.view(step.table_pa + 8 * step.index, 8).cast("Q")
+    table = slot[0]
+    entries = frames.view(pa, 4096).cast("Q")
+    for i in range(512):
+        entries[i] = {full}
+    slot[0] = pa | 7
+    with contextlib.suppress(ptl.FormatError):
+        {change}
+    ptl.default_domain.synchronize()
+    slot[0] = table
+    pt.check()
+frames.free(data)
+"""
+
+
 if __name__ == "__main__":
     sys.exit(reading_random_images())

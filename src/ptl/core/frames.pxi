@@ -49,9 +49,9 @@ cdef inline uint64_t block_frame_bytes(Block *block) noexcept nogil:
     return <uint64_t> 1 << block.frame_shift
 
 
-cdef inline uint64_t table_offset(Table *table) noexcept nogil:
+cdef inline uint64_t table_offset(Block *block, Table *table) noexcept nogil:
     """Where the table's first byte lies in the block."""
-    return <uint64_t> (table - table.block.tables) << table.block.frame_shift
+    return <uint64_t> (table - block.tables) << block.frame_shift
 
 
 cdef inline Table *table_of(Block *block, uint64_t offset) noexcept nogil:
@@ -89,16 +89,21 @@ cdef bint tables_park(Block *block, uint32_t order, uint64_t count) noexcept nog
 cdef void tables_unpark(Block *block, uint32_t order, uint64_t count) noexcept nogil:
     if count:
         mutex_acquire(&block.lock)
-        block.parked[order] -= count
+        block.parked[order] -= min(count, block.parked[order])     # less only after writes behind the tree's back
         lock_release(&block.lock)
 
 
 cdef Table *table_take_parked(Block *block, uint32_t order) noexcept nogil:
-    """One private table that a huge leaf had parked: cannot fail (F2)."""
-    cdef Table *table
+    """One private table that a huge leaf had parked: cannot fail (F2).
+
+    NULL when a huge leaf that was written behind the tree's back has parked nothing, and nothing else is free.
+    """
+    cdef Table *table = NULL
     mutex_acquire(&block.lock)
-    block.parked[order] -= 1
-    table = table_pop(block, order)
+    if block.parked[order]:
+        block.parked[order] -= 1
+    if tables_ensure(block, order, 1):
+        table = table_pop(block, order)
     lock_release(&block.lock)
     return table
 
@@ -374,7 +379,7 @@ cdef inline bint is_own_lock(uint32_t word) noexcept nogil:
 
 # -- the face ---------------------------------------------------------------------------------------------------------
 
-@cython.no_gc_clear             # PageTable.__dealloc__ still needs the block
+@cython.no_gc                   # the collector must not take the buffer apart while the block is in use
 cdef class Frames:
     """Physical memory: a block of bytes whose first has physical address `base`, for tables and data.
 

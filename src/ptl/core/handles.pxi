@@ -143,7 +143,7 @@ cdef class PteMap(Handle):
     def table_pa(self):
         """The physical address of the table."""
         self.must_be_open()
-        return self.pt.tree.base + table_offset(self.table)
+        return self.pt.tree.base + table_offset(self.pt.tree.block, self.table)
 
     @property
     def snapshot(self):
@@ -165,7 +165,7 @@ cdef class PteMap(Handle):
         cdef const LevelFormat *level = &self.pt.tree.format.level[1]
         self.must_be_open()
         cdef uint64_t index = as_index(i, level.entries)
-        return self.pt.tree.memory + table_offset(self.table) + (index << level.entry_shift)
+        return self.pt.tree.memory + table_offset(self.pt.tree.block, self.table) + (index << level.entry_shift)
 
     def load(self, i, /):
         """The raw bits of entry i, as the hardware reads them. Wait-free. Raises IndexError."""
@@ -282,10 +282,12 @@ cdef class Slot:
         return self.raw()
 
     cdef uint64_t raw(self) except? 1:
+        cdef Tree *tree
         if self.table is NULL:
             raise TypeError("a Slot is made by PageTable.slot and PageTable.pmd")
+        tree = self.pt.tree
         return entry_load(
-            slot_of(self.pt.tree, table_offset(self.table), self.number, self.first), self.pt.tree.format.shape
+            slot_of(tree, table_offset(tree.block, self.table), self.number, self.first), tree.format.shape
         )
 
     def lock(self):
@@ -364,7 +366,7 @@ cdef uint32_t lock_if_attached(PageTable pt, Table *table, uint64_t va, uint32_t
     section_enter(me)
     walk(pt.tree, va, level, &found)
     section_leave(me)
-    if found.level == level and found.table == table_offset(table):
+    if found.level == level and found.table == table_offset(pt.tree.block, table):
         return me.number
     lock_release(&table.lock)
     return 0

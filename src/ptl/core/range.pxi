@@ -201,10 +201,8 @@ cdef int range_lock(Range *op) noexcept nogil:
             section_leave(op.me)
             if touches:
                 result = table_lock(tree, op.me, va, level, &found)
-                if result == NO_TABLE:
-                    return RESTART
                 if result != DONE:
-                    return result
+                    return range_stopped(op, RESTART if result == NO_TABLE else result, va, found.level, found.state)
                 table = table_of(tree.block, found.table)
                 table.chain = op.locked
                 op.locked = table
@@ -212,6 +210,14 @@ cdef int range_lock(Range *op) noexcept nogil:
                 break
             va = part + 1
     return DONE
+
+
+cdef int range_stopped(Range *op, int result, uint64_t va, uint32_t level, int state) noexcept nogil:
+    """Remember the slot that ends the operation, or makes it start over."""
+    op.where = va
+    op.where_level = level
+    op.where_state = state
+    return result
 
 
 cdef void range_unlock(Range *op) noexcept nogil:
@@ -242,27 +248,28 @@ cdef int range_freeze(Range *op, uint64_t table, uint32_t level, uint64_t va, ui
         state = classify_in_block(tree, level, raw)
         if state == TABLE:
             if not locked and detaches(op, level, va, part):
-                return RESTART
+                return range_stopped(op, RESTART, va, level, state)
+            if not is_table(tree, child_offset(tree, level, raw), level - 1):
+                return range_stopped(op, IS_BAD, va, level, BAD)
             result = range_freeze(op, child_offset(tree, level, raw), level - 1, va, part)
             if result != DONE:
                 return result
         elif not locked:
-            return RESTART
+            return range_stopped(op, RESTART, va, level, state)
         else:
             if state == HUGE or level == 1:
                 raw = entry_freeze(tree, slot)
                 state = classify(&tree.format, level, raw)
             if state == BAD and (op.kind == PROTECT or not covers(format, va, part)):
                 result = IS_BAD
+            elif state == INVALID or state == BUSY:     # of nobody's making: we hold the lock
+                result = IS_BAD
             elif state != EMPTY and op.kind == MAP and not op.replace:
                 result = IS_MAPPED
             else:
                 result = DONE
             if result != DONE:
-                op.where = va
-                op.where_level = level
-                op.where_state = state
-                return result
+                return range_stopped(op, result, va, level, state)
         if part == last:
             return DONE
         va = part + 1
@@ -361,7 +368,7 @@ cdef void commit_fresh(
         table_fill_leaves(tree, table, 1, va + op.pa_less_va, op.bits)
     else:
         table_fill_empty(tree, table, level - 1)
-        range_commit(op, table_offset(table), level - 1, va, last, True)
+        range_commit(op, table_offset(tree.block, table), level - 1, va, last, True)
     commit_publish(op, slot, level, table, private)
 
 
@@ -371,9 +378,14 @@ cdef void commit_split(
     """Split a huge leaf that the range cuts, and change the part inside before anyone sees the smaller leaves."""
     cdef Tree *tree = op.tree
     cdef Table *table = table_take_parked(tree.block, tree.order[level - 1])
-    cdef uint64_t raw = entry_load(slot, tree.format.shape) if private else slot_invalidate(tree, slot, level)
+    cdef uint64_t raw
+    if table is NULL:                                   # a leaf of nobody's making, and no frames: let it be
+        if not private:
+            entry_thaw(tree, slot)
+        return
+    raw = entry_load(slot, tree.format.shape) if private else slot_invalidate(tree, slot, level)
     split_into(tree, table, level, raw)
-    range_commit(op, table_offset(table), level - 1, va, last, True)
+    range_commit(op, table_offset(tree.block, table), level - 1, va, last, True)
     commit_publish(op, slot, level, table, private)
 
 
@@ -382,7 +394,7 @@ cdef inline void commit_publish(Range *op, char *slot, uint32_t level, Table *ta
     if private:
         table_count(tree, table, 1)
         entry_store_private(
-            slot, table_make(&tree.format, level, tree.base + table_offset(table)), tree.format.shape
+            slot, table_make(&tree.format, level, tree.base + table_offset(tree.block, table)), tree.format.shape
         )
     else:
         table_publish(tree, slot, level, table)

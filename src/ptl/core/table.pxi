@@ -89,10 +89,17 @@ cdef uint64_t full_tree_bytes(Format *format, uint64_t most) noexcept nogil:
 
 
 cdef void tree_free(Tree *tree, uint64_t offset, uint32_t level) noexcept nogil:
-    """Give back a table and all below it; nobody else can reach them any more."""
+    """Give back a table and all below it; nobody else can reach them any more.
+
+    Somebody may have written to the block by other ways: what is no table of this level is left alone.
+    """
     cdef const LevelFormat *format = &tree.format.level[level]
+    cdef Table *table = table_of(tree.block, offset)
     cdef uint64_t raw, i
     cdef int state
+    if table.use != TABLE_LIVE or table.level != level:
+        return
+    table.use = TABLE_PRIVATE
     if level > 1:
         for i in range(format.entries):
             raw = entry_load(tree.memory + offset + (i << format.entry_shift), tree.format.shape)
@@ -101,7 +108,7 @@ cdef void tree_free(Tree *tree, uint64_t offset, uint32_t level) noexcept nogil:
                 tree_free(tree, child_offset(tree, level, raw), level - 1)
             elif state == HUGE:
                 unpark_leaf(tree, level, 1)
-    table_return(table_of(tree.block, offset))
+    table_return(table)
 
 
 @cython.no_gc_clear             # __dealloc__ still needs the frames
@@ -172,13 +179,13 @@ cdef class PageTable:
             root = tables_take(memory.block, tree.order[tree.format.levels], 1)
         if root is NULL:
             raise OutOfFrames(f"no room in {memory!r} for a root table")
-        tree.root = table_offset(root)
+        tree.root = table_offset(tree.block, root)
         table_fill_empty(tree, root, tree.format.levels)
         table_count(tree, root, 1)
 
     def __dealloc__(self):
         if self.tree is not NULL:
-            if self.tree.tables:
+            if self.tree.tables and not self.own_frames:    # its own end with it
                 tree_free(self.tree, self.tree.root, self.tree.format.levels)
             free(self.tree)
 
@@ -362,6 +369,7 @@ cdef class PageTable:
                     result = page_unmap(self.tree, me, first, &found, REWALKS_MAX)
             if result == DONE:
                 return 0 if found.state == EMPTY else size
+            op.where_level, op.where_state = found.level, found.state
         if result == NO_TABLE:
             op.kind = UNMAP
             result = range_run(self, &op, me, first, bytes)
@@ -671,6 +679,7 @@ cdef object translate_buffer(PageTable pt, object vas, object out):
     cdef uint64_t count, done
     cdef Found found
     cdef Record *me = own_record(pt)
+    memset(&found, 0, sizeof(Found))
     get_addresses(vas, &source, 0)
     try:
         count = source.len // 8
@@ -875,7 +884,7 @@ cdef object failure(PageTable pt, int result, Range *op):
         return FormatError(f"{where} holds a BAD entry at level {op.where_level}; nothing was changed")
     if result == DEADLOCK:
         return RuntimeError(f"this thread holds the lock of a table of {where}, and would wait for itself")
-    return LivelockError(f"{where} stayed in transition through {REWALKS_MAX} walks")
+    return livelock_at(op.where, op.where_level, op.where_state)
 
 
 cdef object default_frames(Tree *tree, object arch):
@@ -938,19 +947,24 @@ cdef int check_settable(PageTable pt, uint32_t level, uint64_t raw) except -1:
 
 
 cdef object livelock(uint64_t va, Found *found):
+    return livelock_at(va, found.level, found.state)
+
+
+cdef object livelock_at(uint64_t va, uint32_t level, int state):
     return LivelockError(
-        f"the level-{found.level} slot of va {va:#x} stayed {state_of(found.state).name} ({found.raw:#x}) "
-        f"through {REWALKS_MAX} walks"
+        f"the level-{level} slot of va {va:#x} was {state_of(state).name}, or frozen, through {REWALKS_MAX} walks"
     )
 
 
 cdef int give_way(PageTable pt, uint64_t va, uint32_t *turns) except -1:
     """Wait a little, without the GIL, before trying again."""
+    cdef Found found
     cdef bint patient
     with nogil:
         patient = again(pt.tree, pt.tree.root, turns)
     if not patient:
-        raise LivelockError(f"the slot of va {va:#x} changed through {REWALKS_MAX} tries to map its table")
+        walk(pt.tree, va, 1, &found)
+        raise livelock(va, &found)
     return 0
 
 

@@ -90,7 +90,7 @@ cdef void unpark_leaf(Tree *tree, uint32_t level, uint64_t count) noexcept nogil
 cdef void table_fill_empty(Tree *tree, Table *table, uint32_t level) noexcept nogil:
     """Make a private table one of that level with nothing in it."""
     cdef const LevelFormat *format = &tree.format.level[level]
-    cdef char *entry = tree.memory + table_offset(table)
+    cdef char *entry = tree.memory + table_offset(tree.block, table)
     cdef uint64_t i
     table.level = level
     if format.empty == 0:
@@ -103,7 +103,7 @@ cdef void table_fill_empty(Tree *tree, Table *table, uint32_t level) noexcept no
 cdef void table_fill_leaves(Tree *tree, Table *table, uint32_t level, uint64_t pa, uint64_t bits) noexcept nogil:
     """Make a private table one of that level, full of leaves that map a run of frames."""
     cdef const LevelFormat *format = &tree.format.level[level]
-    cdef char *entry = tree.memory + table_offset(table)
+    cdef char *entry = tree.memory + table_offset(tree.block, table)
     cdef uint64_t raw = leaf_make(&tree.format, level, pa, bits), step = span(format) >> format.address_shift, i
     table.level = level
     for i in range(format.entries):
@@ -123,7 +123,7 @@ cdef inline void table_count(Tree *tree, Table *table, int64_t one) noexcept nog
 cdef inline void table_publish(Tree *tree, char *slot, uint32_t level, Table *table) noexcept nogil:
     """Let the slot name a complete private table."""
     table_count(tree, table, 1)
-    entry_exchange(slot, table_make(&tree.format, level, tree.base + table_offset(table)), tree.format.shape)
+    entry_exchange(slot, table_make(&tree.format, level, tree.base + table_offset(tree.block, table)), tree.format.shape)
 
 
 cdef inline void table_retire(Tree *tree, Table *table) noexcept nogil:
@@ -232,8 +232,8 @@ cdef Table *branch_make(Tree *tree, uint64_t va, uint32_t level) noexcept nogil:
         table_fill_empty(tree, table, number)
         if below is not NULL:
             entry_store_private(
-                slot_of(tree, table_offset(table), number, va),
-                table_make(&tree.format, number, tree.base + table_offset(below)),
+                slot_of(tree, table_offset(tree.block, table), number, va),
+                table_make(&tree.format, number, tree.base + table_offset(tree.block, below)),
                 tree.format.shape,
             )
         below = table
@@ -245,7 +245,7 @@ cdef Table *branch_below(Tree *tree, uint64_t va, Table *table) noexcept nogil:
     cdef uint64_t raw
     if table.level == 1:
         return NULL
-    raw = entry_load(slot_of(tree, table_offset(table), table.level, va), tree.format.shape)
+    raw = entry_load(slot_of(tree, table_offset(tree.block, table), table.level, va), tree.format.shape)
     return table_of(tree.block, child_offset(tree, table.level, raw))
 
 
@@ -301,12 +301,15 @@ cdef int retract(Tree *tree, Record *me, uint64_t va, uint32_t level, Found *fou
     if found.state != TABLE:
         table_unlock(tree, found.table)
         return why_no_table(found.state)
+    if not is_table(tree, child_offset(tree, level, found.raw), level - 1):
+        table_unlock(tree, found.table)
+        return IS_BAD
     child = table_of(tree.block, child_offset(tree, level, found.raw))
     if not lock_acquire(&child.lock, me.number):
         table_unlock(tree, found.table)
         return DEADLOCK
     critical_enter(me)
-    entries = tree.memory + table_offset(child)
+    entries = tree.memory + table_offset(tree.block, child)
     for i in range(below.entries):                                                              # T3
         if entry_freeze(tree, entries + (i << below.entry_shift)) & ~tree.format.frozen_absent != below.empty:
             thaw_entries(tree, entries, level - 1, i + 1)
@@ -347,6 +350,9 @@ cdef int collapse(Tree *tree, Record *me, uint64_t va, uint32_t level, uint64_t 
         if found.state != TABLE:
             table_unlock(tree, found.table)
             return ALREADY if found.state == HUGE else why_no_table(found.state)
+        if not is_table(tree, child_offset(tree, level, found.raw), level - 1):
+            table_unlock(tree, found.table)
+            return IS_BAD
         child = table_of(tree.block, child_offset(tree, level, found.raw))
         if not lock_acquire(&child.lock, me.number):
             table_unlock(tree, found.table)
@@ -354,7 +360,7 @@ cdef int collapse(Tree *tree, Record *me, uint64_t va, uint32_t level, uint64_t 
         critical_enter(me)
         result = NO_FRAMES
         if tables_park(tree.block, tree.order[level - 1], 1):
-            result = collapse_locked(tree, found, level, pa, tree.memory + table_offset(child))
+            result = collapse_locked(tree, found, level, pa, tree.memory + table_offset(tree.block, child))
             if result != DONE:
                 tables_unpark(tree.block, tree.order[level - 1], 1)
         lock_release(&child.lock)
@@ -450,10 +456,10 @@ cdef int split(Tree *tree, Record *me, uint64_t va, Found *found) noexcept nogil
             if result == DONE:
                 if found.state == HUGE:
                     critical_enter(me)
-                    split_slot(tree, found.slot, level)
+                    result = split_slot(tree, found.slot, level)
                     critical_leave(me)
                     table_unlock(tree, found.table)
-                    return DONE
+                    return result
                 table_unlock(tree, found.table)
             elif result != NO_TABLE:
                 return result
@@ -463,12 +469,14 @@ cdef int split(Tree *tree, Record *me, uint64_t va, Found *found) noexcept nogil
             return LIVELOCK
 
 
-cdef void split_slot(Tree *tree, char *slot, uint32_t level) noexcept nogil:
+cdef int split_slot(Tree *tree, char *slot, uint32_t level) noexcept nogil:
     """For the holder of the table's lock; the slot is a huge leaf."""
     cdef Table *table = table_take_parked(tree.block, tree.order[level - 1])                    # T7
-    cdef uint64_t raw = slot_invalidate(tree, slot, level)
-    split_into(tree, table, level, raw)
+    if table is NULL:
+        return NO_FRAMES
+    split_into(tree, table, level, slot_invalidate(tree, slot, level))
     table_publish(tree, slot, level, table)
+    return DONE
 
 
 cdef uint64_t slot_invalidate(Tree *tree, char *slot, uint32_t level) noexcept nogil:

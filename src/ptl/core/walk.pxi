@@ -114,6 +114,13 @@ cdef inline uint64_t child_offset(Tree *tree, uint32_t level, uint64_t raw) noex
     return entry_address(&tree.format.level[level], raw) - tree.base
 
 
+cdef inline bint is_table(Tree *tree, uint64_t offset, uint32_t level) noexcept nogil:
+    """Whether a live table of that level is there, for whoever will change it: a foreign hand may have written the slot."""
+    cdef Table *table = table_of(tree.block, offset)
+    # Acquire, partner: table_count, before the slot named the table.
+    return load_acquire_32(&table.use) == TABLE_LIVE and table.level == level and table_offset(tree.block, table) == offset
+
+
 cdef bint again(Tree *tree, uint64_t table, uint32_t *turns) noexcept nogil:
     """Give way to the thread that is changing something in a table, outside any section, before walking again.
 
