@@ -386,8 +386,9 @@ cdef class Frames:
     size: bytes, a multiple of frame_bytes. Memory that is never touched is never committed.
     base: physical address of the first byte, a multiple of frame_bytes.
     backing: None for anonymous memory; a path, for a file that is mapped shared (made and extended if need be); a
-        `multiprocessing.shared_memory.SharedMemory`; or any writable buffer of at least `size` bytes. Only the bits are
-        shared that way: one process changes the tables, others may read them.
+        `multiprocessing.shared_memory.SharedMemory`; or any writable buffer of at least `size` bytes that begins on a
+        multiple of 64, such as an `mmap`. Only the bits are shared that way: one process changes the tables, others may
+        read them.
     frame_bytes: the granule of allocation, a power of two.
     domain: the `EpochDomain` that tables wait in before reuse; `ptl.default_domain` unless given.
 

@@ -348,7 +348,7 @@ cdef class PageTable:
             raise failure(self, result, &op)
 
     def unmap(self, va, length, /):
-        """Unmap what is mapped in a range, and return how many bytes that was; holes are passed over.
+        """Empty what a range holds, software's own entries too, and return how many bytes that was; holes are passed over.
 
         A huge leaf that the range cuts is split first; a table that it covers is retired. Errors, progress and cost as
         `map`, but it needs no memory.
@@ -429,7 +429,9 @@ cdef class PageTable:
         cdef int letter
         if not isinstance(flag, str):
             raise TypeError(f"flag must be a string of one letter of {FLAGS!r}, not {type(flag).__name__}")
-        letter = FLAGS.find(flag) if len(flag) == 1 else -1
+        if len(flag) != 1:
+            raise FormatError(f"flag must be one letter of {FLAGS!r}, not {flag!r}")
+        letter = FLAGS.find(flag)
         if letter < 0 or not self.tree.format.mask[letter]:
             raise FormatError(f"{self.arch.name} has no bit for flag {flag!r}")
         while True:
@@ -525,12 +527,12 @@ cdef class PageTable:
 
         pa: None to make one leaf of entries that map one aligned run of frames; or where to move to, the address of a
             run of frames as long as the leaf. The contents are copied where both sides are data of the table's Frames
-            (`Frames.alloc`), and nothing may be written through the table meanwhile; elsewhere copying is the caller's.
+            (`Frames.alloc`); elsewhere copying is the caller's.
 
-        DONE, ALREADY when it is a huge leaf, NO_TABLE, NOT_FULL, NOT_HUGE (an entry is a table), NOT_CONTIGUOUS,
-        MIXED_FLAGS, IS_SOFT, IS_BAD. Accessed and dirty are set when any entry had them. Raises OutOfFrames when there
-        is no table to park for a later split, AddressError and FormatError. Blocking on the two tables; translations
-        stay valid throughout.
+        DONE, ALREADY when it is a huge leaf, IS_HUGE when one above it is, NO_TABLE, NOT_FULL, NOT_HUGE (an entry is a
+        table), NOT_CONTIGUOUS, MIXED_FLAGS, IS_SOFT, IS_BAD. Accessed and dirty are set when any entry had them. Raises
+        OutOfFrames when there is no table to park for a later split, AddressError and FormatError. Blocking on the two
+        tables; translations stay valid throughout, and pages are read-only while they are copied.
         """
         cdef uint64_t address = canonical(self, va), target = UNMAPPED_RAW
         cdef uint32_t number = level_number(self, level, 2)
