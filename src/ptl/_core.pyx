@@ -17,6 +17,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
+import gc
 import os
 import sys
 import warnings

@@ -18,7 +18,8 @@ import re
 import struct
 import sys
 from array import array
-from collections.abc import Container, Iterable, Iterator
+from bisect import bisect_right
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import FileIO
@@ -313,7 +314,8 @@ def _read(files: _Files) -> ProcessImage:
         with files.open("comm") as comm:
             command = os.fsdecode(comm.read().removesuffix(b"\n"))
         with files.open("pagemap") as pagemap:
-            extents, huge_pages_known = _read_pages(files, pagemap.fileno(), mappings)
+            found, huge_pages_known = _read_pages(files, pagemap.fileno(), mappings)
+            extents = tuple(_inside(found, mappings))
         # The pagemap of a dead address space reads as empty and not as an error (PAGEMAP_SCAN reports one on
         # some kernels), so what came from it is worth something only if the address space that `maps` was
         # opened on is still alive. This covers exec as well, because `maps` was opened first.
@@ -323,10 +325,21 @@ def _read(files: _Files) -> ProcessImage:
         pid=files.pid,
         command=command,
         mappings=mappings,
-        extents=tuple(extents),
+        extents=extents,
         frame_numbers_known=bool(extents) and all(extent.pfn is not None for extent in extents),
         huge_pages_known=huge_pages_known,
     )
+
+
+def _inside(extents: Iterable[Extent], mappings: Sequence[Mapping]) -> Iterator[Extent]:
+    """Leave out pages that came into memory, in mappings of their own, after the mappings were read."""
+    starts = [mapping.start for mapping in mappings]
+    end = 0
+    for extent in extents:
+        number = bisect_right(starts, extent.va) - 1
+        if number >= 0 and end <= extent.va and extent.va + extent.length <= mappings[number].end:
+            end = extent.va + extent.length
+            yield extent
 
 
 # --- maps --------------------------------------------------------------------------------------------------

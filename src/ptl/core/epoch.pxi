@@ -461,6 +461,9 @@ cdef class EpochDomain:
             raise ValueError("batch_tables must be at least 1")
         self.domain = domain_claim()
         if self.domain is NULL:
+            gc.collect()            # a domain that nobody has any more may still have its number
+            self.domain = domain_claim()
+        if self.domain is NULL:
             raise MemoryError(f"all {PTL_DOMAINS} epoch domains of this process are in use")
         self.domain.batch_tables = batch
 
