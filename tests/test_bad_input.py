@@ -446,9 +446,9 @@ def bad_leaf(arch: ptl.arch.Arch) -> int | None:
 
 
 def is_settable(arch: ptl.arch.Arch, level: int, raw: int) -> bool:
-    """Whether anybody may store this entry by hand on a level: leaves, and on level 1 software's and empty ones."""
+    """Whether anybody may store this entry by hand on a level: leaves and software's, and on level 1 empty ones."""
     entry = arch.decode(raw, level)
-    return not entry.frozen and entry.state in ({State.HUGE, State.SOFT, State.EMPTY} if level == 1 else {State.HUGE})
+    return not entry.frozen and (entry.state in (State.HUGE, State.SOFT) or (level == 1 and entry.state is State.EMPTY))
 
 
 def not_settable(arch: ptl.arch.Arch, level: int) -> dict[str, int]:
@@ -465,7 +465,7 @@ def not_settable(arch: ptl.arch.Arch, level: int) -> dict[str, int]:
     return entries | {
         "table": geometry.table_set,
         "empty": geometry.empty,
-        "soft": soft,
+        "frozen soft": soft | arch.frozen_absent,
         "busy": geometry.busy,
         "invalid": invalid,
     }
@@ -481,7 +481,7 @@ EACH_SET = pytest.mark.parametrize("call", SET_AN_ENTRY.values(), ids=SET_AN_ENT
 @EACH_SET
 @ALL
 def test_an_entry_keeps_its_kind(pt, call):
-    """A leaf table takes leaves, software's entries and empty ones; a huge leaf only another; nothing frozen."""
+    """A leaf table takes leaves, software's entries and empty ones; a huge leaf the first two; nothing frozen."""
     huge = pt.arch.page_sizes[1]
     for level, va in [(1, huge), (1, 3 * huge), (2, 2 * huge)]:
         for raw in not_settable(pt.arch, level).values():

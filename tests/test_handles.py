@@ -38,9 +38,8 @@ def pt(domain: ptl.EpochDomain) -> ptl.PageTable:
     pt.populate(EMPTY)
     pt.retract(EMPTY)
     pt.map(HUGE, 0, SPAN)
-    pt.populate(SOFT)
-    pt.retract(SOFT)
-    plant(pt, SOFT, 2, 0b1010_0000_0000)
+    pt.map(SOFT, 0, SPAN)
+    pt.exchange(SOFT, 0b1010_0000_0000)
     domain.synchronize()
     return pt
 
@@ -93,7 +92,7 @@ def test_none_and_nothing_held_where_there_is_no_table(pt: ptl.PageTable, name: 
     failures = pt.stats()["map_failures"]
     assert getattr(pt, name)(va) is None
     assert pt.stats()["map_failures"] == failures + 1
-    plant(pt, SOFT, 2, 0)
+    pt.unmap(SOFT, SPAN)
     assert not tables_held(pt)
     assert pt.collapse(va) is not ptl.Outcome.DONE  # the lock is free, or this thread would be told
 
@@ -111,7 +110,7 @@ def test_an_alloc_map_makes_the_table(pt: ptl.PageTable, name: str) -> None:
 @pytest.mark.parametrize("va", [HUGE, SOFT])
 def test_an_alloc_map_is_none_where_something_is_in_the_way(pt: ptl.PageTable, name: str, va: int) -> None:
     assert getattr(pt, name)(va) is None
-    plant(pt, SOFT, 2, 0)
+    pt.unmap(SOFT, SPAN)
     assert not tables_held(pt)
 
 
@@ -293,7 +292,7 @@ def test_the_lock_of_a_slot_keeps_transitions_out(pt: ptl.PageTable, blocked: st
         assert not done
         assert bytes(entries) == before
     assert done
-    plant(pt, SOFT, 2, 0)
+    pt.unmap(SOFT, SPAN)
     pt.check()
 
 
@@ -328,7 +327,7 @@ def test_a_thread_that_would_wait_for_itself_is_told(pt: ptl.PageTable, lock: st
             BLOCKED[blocked](pt)
         assert bytes(entries) == before
     BLOCKED[blocked](pt)
-    plant(pt, SOFT, 2, 0)
+    pt.unmap(SOFT, SPAN)
     pt.check()
 
 
@@ -339,7 +338,7 @@ def test_a_thread_that_would_wait_for_its_lock_of_a_slot_is_told(pt: ptl.PageTab
     with pt.pmd(EMPTY).lock(), pytest.raises(RuntimeError, match="holds the lock"):
         BLOCKED_ABOVE[blocked](pt)
     BLOCKED_ABOVE[blocked](pt)
-    plant(pt, SOFT, 2, 0)
+    pt.unmap(SOFT, SPAN)
     pt.check()
 
 
@@ -373,7 +372,7 @@ def test_who_waited_for_a_table_that_left_maps_again(pt: ptl.PageTable) -> None:
     assert collapsed == [ptl.Outcome.DONE]
     assert mapped in (["no table"], ["live"])
     assert pt.pte_map_lock(TABLE) is None
-    plant(pt, SOFT, 2, 0)
+    pt.unmap(SOFT, SPAN)
     pt.check()
 
 

@@ -28,11 +28,11 @@ Call = Callable[["World"], object]
 class World:
     """A table with pages mapped at `va`, a table with nothing in it at `empty`, and a huge leaf at `huge`."""
 
-    def __init__(self, arch: str, base: int = 0) -> None:
+    def __init__(self, arch: str, base: int = 0, strict: bool = False) -> None:
         self.arch = ptl.arch.get(arch)
         frame_bytes = min(4096, self.arch.table_bytes(1))
         self.frames = ptl.Frames(FRAMES * frame_bytes, base=base, frame_bytes=frame_bytes, domain=ptl.EpochDomain())
-        self.pt = ptl.PageTable(self.arch, frames=self.frames)
+        self.pt = ptl.PageTable(self.arch, frames=self.frames, strict=strict)
         self.page, self.span = 1 << self.arch.page_shift, self.arch.level(2).span
         self.va, self.empty, self.huge = self.span, 2 * self.span, 3 * self.span
         self.pa, self.huge_pa = 4 * self.span, 8 * self.span
@@ -338,7 +338,7 @@ def outside(world: World) -> list[int]:
 @pytest.mark.parametrize("base", [0, 1 << 24])
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_a_table_outside_the_block_is_bad_and_never_followed(arch: str, base: int) -> None:
-    world = World(arch, base)
+    world = World(arch, base, strict=True)
     pt, va = world.pt, world.va
     for level in range(2, world.arch.levels + 1):
         for pa in outside(world):
@@ -351,7 +351,10 @@ def test_a_table_outside_the_block_is_bad_and_never_followed(arch: str, base: in
                 assert list(pt.translate(array("Q", [va]))) == [ptl.UNMAPPED]
                 assert pt.lookup(va) is None
                 assert pt.walk(va).steps[-1].state is ptl.State.BAD
-                assert pt.pte_map(va) is pt.pte_map_lock(va) is pt.pte_alloc_map(va) is None
+                assert pt.pte_map_ro(va) is None
+                for fallible in (pt.pte_map, pt.pte_map_rw, pt.pte_map_lock, pt.pte_alloc_map, pt.pte_alloc_map_lock):
+                    with pytest.raises(ptl.FormatError, match="BAD"):
+                        fallible(va)
                 assert pt.slot(va, level - 1) is None
                 assert pt.populate(va) is ptl.Outcome.IS_BAD
                 assert pt.split(va) is ptl.Outcome.NOT_HUGE
@@ -369,6 +372,22 @@ def test_a_table_outside_the_block_is_bad_and_never_followed(arch: str, base: in
                 with pytest.raises(ptl.InvariantError, match="I1"):
                     pt.check()
                 assert "BAD" in pt.dump()
+    pt.check()
+
+
+@pytest.mark.parametrize("call", ["pte_map", "pte_map_rw", "pte_map_lock", "pte_alloc_map", "pte_alloc_map_lock"])
+def test_the_fallible_map_empties_a_bad_slot(world: World, call: str) -> None:
+    """As the kernel's pmd_clear_bad does, and counts it; a map that promises to change nothing leaves it."""
+    pt, va, description = world.pt, world.va, world.arch.level(2)
+    with world.holding(va, 2, description.table_set | description.address.put(outside(world)[0])):
+        assert pt.pte_map_ro(va) is None
+        assert pt.pmd(va).state is ptl.State.BAD
+        assert getattr(pt, call)(va) is None
+        assert pt.stats()["bad_cleared"] == 1
+        assert pt.pmd(va).state is ptl.State.EMPTY
+        with pt.pte_alloc_map(va) as ptes:
+            assert ptes[0] is None
+        assert pt.retract(va)
     pt.check()
 
 

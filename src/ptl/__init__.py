@@ -1,6 +1,6 @@
 """ptl: a lock-free page table whose tables come and go under its readers."""
 
-from ptl import arch
+from ptl import arch, tlb
 from ptl._core import (
     UNMAPPED,
     AddressError,
@@ -52,4 +52,5 @@ __all__ = [
     "__version__",
     "arch",
     "default_domain",
+    "tlb",
 ]

@@ -24,6 +24,8 @@ cdef class PageTable:
     """The `Arch` that says what the bits mean."""
     cdef readonly object frames
     """The `Frames` that hold the tables."""
+    cdef readonly bint strict
+    """Whether a bad slot that is met is an error, instead of being emptied."""
     cdef bint own_frames
     cdef dict known_flags
     cdef object __weakref__

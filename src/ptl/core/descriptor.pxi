@@ -25,10 +25,10 @@ cdef enum FrameUse:
 cdef struct Table:
     uint32_t lock        # 0 or owner << 1 | somebody waits (lock.pxi)
     uint32_t use         # a FrameUse; changed by the one thread that owns the step
-    uint32_t pins        # handles that hold this table back from reuse
+    uint32_t pins        # handles that hold this table back from reuse; data: owners, under the block's lock
     uint8_t order        # base-2 logarithm of its frames
     uint8_t level
-    uint16_t unused
+    uint16_t in_range    # whether a range operation holds the lock; for the holder
     uint64_t stamp       # the epoch in which it was retired
     Table *link          # free list, private chain, limbo: a table is in one of them at a time
     Table *chain         # tables that one range operation has locked; data: the previous free run

@@ -12,7 +12,10 @@ N2  A frozen entry is changed by nobody but the thread that froze it, which hold
 N3  Whoever freezes either thaws, or stores a final value that is not frozen, or leaves the entry frozen for good in a
     table that it detaches.
 
-Compare-exchange is lock-free; freezing and thawing end because each failure is somebody else's change.
+N4  Whoever takes something away from a leaf flushes the TLBs before returning (tlb.pxi, B2).
+
+Compare-exchange is lock-free, but for the flush of attached TLBs; freezing and thawing end because each failure is
+somebody else's change.
 """
 
 cdef enum Change:
@@ -28,6 +31,27 @@ cdef inline int entry_change(Tree *tree, char *slot, uint64_t *expected, uint64_
     if entry_compare_exchange(slot, expected, desired, tree.format.shape):
         return CHANGED
     return FROZEN if is_frozen(&tree.format, expected[0]) else OTHER_VALUE
+
+
+cdef int leaf_replace(
+    Tree *tree, Record *me, const Found *found, uint64_t *expected, uint64_t desired, uint64_t va
+) noexcept nogil:
+    """entry_change of the entry that was found for va, inside a section, and the flush that belongs to it (N4)."""
+    cdef const LevelFormat *level = &tree.format.level[found.level]
+    cdef uint64_t first = va & ~(span(level) - 1)
+    cdef bint begun
+    cdef int change
+    # Acquire, partner: tree_attach, which waits for this section before the Tlb is filled.
+    if load_acquire_pointer(<void **> &tree.attached) is NULL or not is_leaf(level, found.raw):
+        return entry_change(tree, found.slot, expected, desired)
+    critical_enter(me)
+    begun = change_begin(tree)
+    change = entry_change(tree, found.slot, expected, desired)
+    if change == CHANGED:
+        flush(tree, begun, first, first + (span(level) - 1))
+    change_end(tree, begun)
+    critical_leave(me)
+    return change
 
 
 cdef uint64_t entry_freeze(Tree *tree, char *slot) noexcept nogil:
@@ -104,7 +128,7 @@ cdef int page_unmap(Tree *tree, Record *me, uint64_t va, Found *found, uint32_t 
         if found.level == 1:
             change = CHANGED
             if is_frozen(&tree.format, found.raw) or found.state != EMPTY:
-                change = entry_change(tree, found.slot, &found.raw, tree.format.level[1].empty)
+                change = leaf_replace(tree, me, found, &found.raw, tree.format.level[1].empty, va)
         section_leave(me)
         if change == CHANGED:
             return DONE
@@ -115,11 +139,16 @@ cdef int page_unmap(Tree *tree, Record *me, uint64_t va, Found *found, uint32_t 
             return LIVELOCK
 
 
+cdef inline bint is_soft_leaf(Tree *tree, const Found *found) noexcept nogil:
+    """Whether software keeps something there in place of a leaf of that size."""
+    return found.state == SOFT and tree.format.level[found.level].has_leaf
+
+
 cdef int leaf_change(
     Tree *tree, Record *me, uint64_t va, uint32_t level, uint64_t *expected, uint64_t desired, Found *found,
     uint32_t patience
 ) noexcept nogil:
-    """Compare-exchange of the entry that decides about va, a huge leaf or an entry of level 1.
+    """Compare-exchange of the entry that decides about va: a huge leaf, software's in place of one, or of level 1.
 
     DONE; ALREADY when it was another (*expected is it); RESTART when it is not of that level: the same bits may mean
     another leaf there; NO_TABLE; LIVELOCK.
@@ -130,7 +159,7 @@ cdef int leaf_change(
         section_enter(me)
         walk(tree, va, 1, found)
         result = LIVELOCK                           # not yet anything else
-        if found.level > 1 and found.state != HUGE:
+        if found.level > 1 and found.state != HUGE and not is_soft_leaf(tree, found):
             if found.state != BUSY and found.state != INVALID:
                 result = NO_TABLE
         elif not is_frozen(&tree.format, found.raw):
@@ -140,7 +169,7 @@ cdef int leaf_change(
                 expected[0] = found.raw
                 result = ALREADY
             else:
-                result = entry_change(tree, found.slot, expected, desired)
+                result = leaf_replace(tree, me, found, expected, desired, va)
                 result = DONE if result == CHANGED else ALREADY if result == OTHER_VALUE else LIVELOCK
         section_leave(me)
         if result == NO_TABLE:

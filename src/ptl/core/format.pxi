@@ -69,6 +69,9 @@ cdef struct Format:
     uint64_t yes[ATTRIBUTES]
     uint64_t no[ATTRIBUTES]
     uint32_t implied
+    uint32_t soft_shift
+    uint64_t soft_mask              # the offset of a software entry
+    uint64_t soft_flip              # the bits of it that are stored inverted
 
 
 # -- one entry in memory ----------------------------------------------------------------------------------------------
@@ -233,6 +236,12 @@ cdef inline uint64_t leaf_bits(const LevelFormat *level, uint64_t raw) noexcept 
     return raw & ~level.address_mask & ~level.leaf_set
 
 
+cdef inline uint64_t soft_advanced(const Format *format, uint64_t raw, uint64_t count) noexcept nogil:
+    """A software entry whose offset is larger by that much."""
+    cdef uint64_t offset = (raw ^ format.soft_flip) & format.soft_mask
+    return raw & ~format.soft_mask | (offset + (count << format.soft_shift) & format.soft_mask) ^ format.soft_flip
+
+
 cdef inline bint is_canonical(const Format *format, uint64_t va) noexcept nogil:
     cdef uint32_t unused = 64 - format.va_bits
     if format.sign_extended:
@@ -272,6 +281,10 @@ cdef int format_read(Format *format, object arch) except -1:
         if letter in arch.flags:
             flag = arch.flags[letter]
             format.mask[i], format.yes[i], format.no[i] = flag.mask, flag.yes, flag.no
+    if getattr(arch, "soft", None) is not None:
+        format.soft_mask = arch.soft.offset_mask
+        format.soft_flip = format.soft_mask if arch.soft.inverted_offset else 0
+        format.soft_shift = count_trailing_zeros(format.soft_mask)
     for number in range(1, format.levels + 1):
         level = &format.level[number]
         description = arch.level(number)

@@ -18,6 +18,7 @@ Progress: blocking, for the length of a list operation. Sources: K. Knowlton, "A
 cdef enum:
     TABLE_ORDERS = 16
     DATA_ORDERS = 40
+    OWNERS_MAX = 0x7fffffff
     GROW_BYTES = 2 * 1024 * 1024    # data is cut from the middle in pieces of at least this, so that it can merge
 
 cdef struct Block:
@@ -183,19 +184,55 @@ cdef uint64_t data_take(Block *block, uint32_t order) noexcept nogil:
             frame += <uint64_t> 1 << larger
         block.tables[frame].use = DATA
         block.tables[frame].order = order
+        block.tables[frame].pins = 1
         block.data_frames += <uint64_t> 1 << order
     lock_release(&block.lock)
     return frame
 
 
+cdef bint data_share(Block *block, uint64_t frame, uint32_t order) noexcept nogil:
+    """One owner more; False and nothing changed when these frames were not handed out together."""
+    cdef Table *run = &block.tables[frame]
+    cdef bint is_run
+    mutex_acquire(&block.lock)
+    is_run = run.use == DATA and run.order == order and run.pins < OWNERS_MAX
+    if is_run:
+        run.pins += 1
+    lock_release(&block.lock)
+    return is_run
+
+
+cdef bint data_split(Block *block, uint64_t frame, uint32_t order, uint32_t smaller) noexcept nogil:
+    """Make runs of a smaller order of one, each with as many owners; False and nothing changed as above."""
+    cdef Table *run = &block.tables[frame]
+    cdef uint64_t i
+    cdef uint32_t owners
+    cdef bint is_run
+    mutex_acquire(&block.lock)
+    is_run = run.use == DATA and run.order == order
+    if is_run:
+        owners = run.pins
+        for i in range(<uint64_t> 1 << (order - smaller)):
+            run = &block.tables[frame + (i << smaller)]
+            run.use = DATA
+            run.order = smaller
+            run.pins = owners
+    lock_release(&block.lock)
+    return is_run
+
+
 cdef bint data_give_back(Block *block, uint64_t frame, uint32_t order) noexcept nogil:
-    """False and nothing changed when these frames were not handed out together."""
+    """One owner less, and with the last the frames are free; False and nothing changed as above."""
     cdef uint64_t size, buddy
     cdef Table *run = &block.tables[frame]
     mutex_acquire(&block.lock)
     if run.use != DATA or run.order != order:
         lock_release(&block.lock)
         return False
+    run.pins -= 1
+    if run.pins:
+        lock_release(&block.lock)
+        return True
     block.data_frames -= <uint64_t> 1 << order
     run.use = FRAME_UNUSED
     while order < DATA_ORDERS - 1:
@@ -522,20 +559,66 @@ cdef class Frames:
         return self.block.base + (frame << self.block.frame_shift)
 
     def free(self, pa, length=None, /):
-        """Give back what `alloc` returned, with the same length.
+        """Give back what `alloc` returned, with the same length; the frames are free when every owner has done so.
 
         Blocking for a list operation. Raises AddressError, and changes nothing, for anything else.
         """
-        cdef uint64_t address = as_address(pa, "pa")
+        cdef uint64_t frame, bytes
+        cdef uint32_t order
+        frame, bytes, order = self.run_asked(pa, length)
+        if frame == self.block.frames or not data_give_back(self.block, frame, order):
+            raise not_allocated(self, pa, bytes)
+
+    def share(self, pa, length=None, /):
+        """Make one owner more of what `alloc` returned, with the same length: each owner frees it once.
+
+        Blocking for a list operation. Raises AddressError, and changes nothing, for anything else.
+
+        >>> import ptl
+        >>> frames = ptl.Frames(1 << 20)
+        >>> pa = frames.alloc()
+        >>> frames.share(pa)
+        >>> frames.free(pa)
+        >>> frames.owners(pa)
+        1
+        """
+        cdef uint64_t frame, bytes
+        cdef uint32_t order
+        frame, bytes, order = self.run_asked(pa, length)
+        if frame == self.block.frames or not data_share(self.block, frame, order):
+            raise not_allocated(self, pa, bytes)
+
+    def owners(self, pa, /):
+        """How many owners what `alloc` returned as `pa` has; 0 for any other address. Wait-free."""
+        cdef uint64_t offset = as_address(pa, "pa") - self.block.base
+        cdef Table *run
+        if offset >= self.block.bytes or offset & (block_frame_bytes(self.block) - 1):
+            return 0
+        run = &self.block.tables[offset >> self.block.frame_shift]
+        return run.pins if run.use == DATA else 0
+
+    def split(self, pa, length, into, /):
+        """Make of one run that `alloc` returned, of `length` bytes, runs of `into` bytes, each freed by itself.
+
+        Each has as many owners as the one had. Blocking for O(length / into). Raises AddressError, and changes nothing,
+        when there is no such run; ValueError when `into` is larger.
+        """
+        cdef uint64_t frame, bytes, piece = as_address(into, "into")
+        cdef uint32_t order, smaller
+        frame, bytes, order = self.run_asked(pa, length)
+        if piece == 0 or piece > bytes:
+            raise ValueError(f"{bytes:#x} bytes cannot be split into runs of {piece:#x}")
+        smaller = self.order_of(piece)
+        if frame == self.block.frames or not data_split(self.block, frame, order, smaller):
+            raise not_allocated(self, pa, bytes)
+
+    cdef (uint64_t, uint64_t, uint32_t) run_asked(self, object pa, object length):
+        """The first frame, the bytes and the order of a run; the number of frames when there can be no such run."""
+        cdef uint64_t offset = as_address(pa, "pa") - self.block.base
         cdef uint64_t bytes = self.frame_bytes if length is None else as_address(length, "length")
-        cdef uint64_t offset = address - self.block.base
-        if (
-            offset >= self.block.bytes
-            or bytes - 1 >= self.block.bytes
-            or offset & (block_frame_bytes(self.block) - 1)
-            or not data_give_back(self.block, offset >> self.block.frame_shift, self.order_of(bytes))
-        ):
-            raise AddressError(f"pa {address:#x} was not allocated with {bytes:#x} bytes from {self!r}")
+        if offset >= self.block.bytes or bytes - 1 >= self.block.bytes or offset & (block_frame_bytes(self.block) - 1):
+            return self.block.frames, bytes, 0
+        return offset >> self.block.frame_shift, bytes, self.order_of(bytes)
 
     def view(self, pa, length, /):
         """The `length` bytes at a physical address, as a writable memoryview of the block itself.
@@ -574,3 +657,7 @@ cdef class Frames:
         while <uint64_t> 1 << (order + self.block.frame_shift) < bytes:
             order += 1
         return order
+
+
+cdef object not_allocated(Frames frames, object pa, uint64_t bytes):
+    return AddressError(f"pa {to_index(pa):#x} was not allocated with {bytes:#x} bytes from {frames!r}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What Python holds: Pin, PteMap, PteLock, Slot.
+"""What Python holds: Pin, PteMap, PteLock, PteKernel, Slot.
 
 Python code may hold a handle for long, so a handle on a table pins that one table (a count in its descriptor) and no
 epoch: it keeps the table's memory from reuse and holds back nothing else. A Pin is a section, as short as its block.
@@ -182,6 +182,22 @@ cdef class PteMap(Handle):
             entry_load(entry, self.pt.tree.format.shape),
         )
 
+    def entries(self):
+        """The raw bits of all entries, as an `array.array("Q")`; each is read by itself. Wait-free; O(entries).
+
+        Of a table that has left the tree, they are its last contents, with the frozen bit in each.
+        """
+        cdef Tree *tree = self.pt.tree
+        cdef const LevelFormat *level = &tree.format.level[1]
+        cdef char *entry = self.entry(0)
+        cdef uint64_t[::1] raws
+        cdef uint64_t i
+        result = array("Q", bytes(8 * level.entries))
+        raws = result
+        for i in range(level.entries):
+            raws[i] = entry_load(entry + (i << level.entry_shift), tree.format.shape)
+        return result
+
     def compare_exchange(self, i, expected, desired, /):
         """Change entry i from one raw value to another; whether it was done.
 
@@ -190,15 +206,48 @@ cdef class PteMap(Handle):
         map.
         """
         cdef char *entry = self.entry(i)
-        cdef uint64_t old = as_entry(self.pt.tree, expected), new = as_entry(self.pt.tree, desired)
+        cdef uint64_t old = as_entry(self.pt.tree, expected), new = as_entry(self.pt.tree, desired), va
+        cdef const LevelFormat *level = &self.pt.tree.format.level[1]
+        cdef Record *me = own_record(self.pt)
+        cdef Found found
+        cdef int change
         if not self.writable:
             raise TypeError("this table was mapped read-only; use pte_map, pte_map_rw or pte_map_lock")
         check_settable(self.pt, 1, new)
-        return entry_change(self.pt.tree, entry, &old, new) == CHANGED
+        va = self.first + (as_index(i, level.entries) << level.shift)
+        found.slot, found.raw, found.level = entry, old, 1
+        section_enter(me)
+        change = leaf_replace(self.pt.tree, me, &found, &old, new, va)
+        section_leave(me)
+        return change == CHANGED
 
     def __repr__(self):
-        state = "closed" if not self.is_open else "stale" if self.stale else "live"
+        state = "closed" if self.closed else "stale" if self.stale else "live"
         return f"<ptl.{type(self).__name__} va={self.first:#x} index={self.asked} {state}>"
+
+
+@cython.final
+cdef class PteKernel(PteMap):
+    """A leaf table that nobody else retracts: from `pte_kernel`, `pte_huge`, `pte_alloc_huge`. It pins nothing.
+
+    For trees, or parts of one, that belong to the caller: kernel addresses, private trees. There is nothing to let go of,
+    so it need not be closed. Should the table leave the tree all the same, changes fail and `stale` says so, until its
+    memory is used again.
+    """
+
+    cdef int must_be_open(self) except -1:
+        return 0
+
+    cdef int let_go(self) except -1:
+        return 0
+
+    def close(self):
+        """Nothing: what is not pinned need not be let go of."""
+
+    @property
+    def closed(self):
+        """Never."""
+        return False
 
 
 @cython.final
@@ -375,21 +424,62 @@ cdef uint32_t lock_if_attached(PageTable pt, Table *table, uint64_t va, uint32_t
 cdef object map_table(PageTable pt, uint64_t va, type kind, bint writable):
     """A handle of that class on the leaf table of va, or None."""
     cdef PteMap handle = kind.__new__(kind)
-    cdef const LevelFormat *leaf = &pt.tree.format.level[1]
     cdef Record *me = own_record(pt)
     cdef Found slot
     cdef Table *table = pin_table(pt.tree, me, va, 1, &slot)
     if table is NULL:
         fetch_add_relaxed_64(&pt.tree.map_failures, 1)
+        if slot.state == BAD and writable:
+            clear_bad(pt, va, &slot)
         return None
+    fill_handle(handle, pt, table, va, slot.raw, writable)
+    handle.opened()
+    return handle
+
+
+cdef void fill_handle(PteMap handle, PageTable pt, Table *table, uint64_t va, uint64_t slot_raw, bint writable):
+    cdef const LevelFormat *leaf = &pt.tree.format.level[1]
     handle.pt = pt
     handle.table = table
     handle.first = va & ~(leaf.entries * span(leaf) - 1)
     handle.asked = va >> leaf.shift & leaf.index_mask
-    handle.slot_raw = slot.raw
+    handle.slot_raw = slot_raw
     handle.writable = writable
     handle.owner = 0
-    handle.opened()
+
+
+cdef int clear_bad(PageTable pt, uint64_t va, Found *slot) except -1:
+    """Empty a slot that holds what no format defines, as the kernel's pmd_clear_bad does, or refuse to (strict).
+
+    By compare-exchange and without a lock: whoever holds the lock of the slot's table treats BAD as nothing, or refuses.
+    """
+    cdef Tree *tree = pt.tree
+    cdef Record *me = own_record(pt)
+    cdef uint64_t raw = slot.raw
+    cdef uint32_t level = slot.level
+    if pt.strict:
+        raise FormatError(f"the level-{level} slot of va {va:#x} holds {raw:#x}, which is BAD")
+    section_enter(me)
+    walk(tree, va, level, slot)
+    if slot.level == level and slot.raw == raw and not is_frozen(&tree.format, raw):
+        if entry_compare_exchange(slot.slot, &raw, tree.format.level[level].empty, tree.format.shape):
+            fetch_add_relaxed_64(&tree.bad_cleared, 1)
+    section_leave(me)
+    return 0
+
+
+cdef object map_table_unpinned(PageTable pt, uint64_t va):
+    """A PteKernel on the leaf table of va; PageFault when there is none."""
+    cdef PteMap handle = PteKernel.__new__(PteKernel)
+    cdef Tree *tree = pt.tree
+    cdef Record *me = own_record(pt)
+    cdef Found slot
+    section_enter(me)
+    walk(tree, va, 2, &slot)
+    section_leave(me)
+    if slot.level != 2 or slot.state != TABLE:
+        raise PageFault(va, slot.level, state_of(slot.state))
+    fill_handle(handle, pt, table_of(tree.block, child_offset(tree, 2, slot.raw)), va, slot.raw, True)
     return handle
 
 

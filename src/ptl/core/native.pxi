@@ -145,13 +145,16 @@ cdef int ptl_collapse(Tree *tree, uint64_t va, uint64_t pa) noexcept nogil:
     """pa: UNMAPPED (all ones) to stay in place."""
     cdef Record *me = record_of(tree.domain)
     cdef Found found
+    cdef Collapse how
     if me is NULL:
         return NO_MEMORY
     if not is_canonical(&tree.format, va) or not tree.format.level[2].has_leaf:
         return BAD_ARGUMENT
     if pa != UNMAPPED_RAW and not holds(tree, 2, pa):
         return BAD_ARGUMENT
-    return collapse(tree, me, va, 2, pa, &found)
+    memset(&how, 0, sizeof(Collapse))
+    how.pa = pa
+    return collapse(tree, me, va, 2, &how, &found)
 
 
 cdef int ptl_split(Tree *tree, uint64_t va) noexcept nogil:
@@ -159,4 +162,4 @@ cdef int ptl_split(Tree *tree, uint64_t va) noexcept nogil:
     cdef Found found
     if me is NULL:
         return NO_MEMORY
-    return split(tree, me, va, &found) if is_canonical(&tree.format, va) else BAD_ARGUMENT
+    return split(tree, me, va, 0, &found) if is_canonical(&tree.format, va) else BAD_ARGUMENT

@@ -23,6 +23,8 @@ cdef enum RangeKind:
     MAP = 0
     UNMAP = 1
     PROTECT = 2
+    MOVE_FROM = 3               # the two sides of a move (move.pxi)
+    MOVE_TO = 4
 
 cdef struct Range:
     Tree *tree
@@ -30,11 +32,13 @@ cdef struct Range:
     int kind
     uint64_t first              # inclusive both: the last byte may be the last of all
     uint64_t last
-    uint64_t pa_less_va         # modulo 2**64
+    uint64_t pa_less_va         # modulo 2**64; for a move, the distance to the other side
     uint32_t attributes
     uint64_t bits               # the same, as a leaf holds them
     uint32_t leaf_level         # of the leaves to make, or 0 for the largest that fit
     bint replace
+    bint is_gathered            # whether the caller flushes what is gone, later
+    bint begun                  # whether there are TLBs to flush
     Table *fresh[LEVELS + 1]                # private tables by level, through link
     uint64_t wanted[LEVELS + 1]             # how many of them it takes
     uint64_t wanted_leaves[LEVELS + 1]      # huge leaves to make, which need parked tables
@@ -77,10 +81,16 @@ cdef inline bint is_leaf_here(Range *op, uint32_t level, uint64_t va, uint64_t l
 
 
 cdef bint detaches(Range *op, uint32_t level, uint64_t va, uint64_t last) noexcept nogil:
-    """Whether a table in the slot that covers [va, last] has to go: a leaf takes its place, or that of one above it."""
+    """Whether a table in the slot that covers [va, last] has to go, or may have to: a leaf takes its place, or that of
+    one above it, or it is moved."""
     cdef const LevelFormat *format
     cdef uint64_t first
     cdef uint32_t upper
+    if op.kind == MOVE_FROM or op.kind == MOVE_TO:
+        format = &op.tree.format.level[level]
+        if level != 2 and op.kind == MOVE_FROM:
+            return False
+        return covers(format, va, last) and op.pa_less_va & (span(format) - 1) == 0
     if op.kind != MAP:
         return op.kind == UNMAP and covers(&op.tree.format.level[level], va, last)
     for upper in range(level, op.tree.format.levels + 1):
@@ -113,7 +123,7 @@ cdef void range_count(Range *op, uint32_t level, uint64_t table, int inherited, 
         elif state == TABLE:
             range_count(op, level - 1, child_offset(tree, level, raw), TABLE, va, part)
         else:
-            if state != HUGE and state != INVALID:      # a huge leaf has its tables parked
+            if not owns_tables(tree, level, state):
                 op.wanted[level - 1] += 1
             range_count(op, level - 1, 0, state, va, part)
         if part == last:
@@ -180,36 +190,45 @@ cdef bint range_touches(Range *op, uint64_t table, uint32_t level, uint64_t va, 
 
 cdef int range_lock(Range *op) noexcept nogil:
     """Lock every table that the range touches, upper levels first, then by address."""
+    cdef uint32_t level
+    cdef int result
+    for level in range(op.tree.format.levels, 0, -1):
+        result = range_lock_level(op, level)
+        if result != DONE:
+            return result
+    return DONE
+
+
+cdef int range_lock_level(Range *op, uint32_t level) noexcept nogil:
     cdef Tree *tree = op.tree
     cdef Found found
     cdef Table *table
-    cdef uint64_t va, part
-    cdef uint32_t level
+    cdef uint64_t va = op.first, part
     cdef bint touches
     cdef int result
-    for level in range(tree.format.levels, 0, -1):
-        va = op.first
-        while True:
-            section_enter(op.me)
-            walk(tree, va, level, &found)
-            if found.level == level:
-                part = min(op.last, table_last(&tree.format, level, va))
-                touches = range_touches(op, found.table, level, va, part)
-            else:
-                part = min(op.last, slot_last(&tree.format.level[found.level], va))
-                touches = False
-            section_leave(op.me)
-            if touches:
-                result = table_lock(tree, op.me, va, level, &found)
-                if result != DONE:
-                    return range_stopped(op, RESTART if result == NO_TABLE else result, va, found.level, found.state)
-                table = table_of(tree.block, found.table)
-                table.chain = op.locked
-                op.locked = table
-            if part == op.last:
-                break
-            va = part + 1
-    return DONE
+    while True:
+        section_enter(op.me)
+        walk(tree, va, level, &found)
+        if found.level == level:
+            part = min(op.last, table_last(&tree.format, level, va))
+            touches = range_touches(op, found.table, level, va, part)
+        else:
+            part = min(op.last, slot_last(&tree.format.level[found.level], va))
+            touches = False
+        section_leave(op.me)
+        table = table_of(tree.block, found.table)
+        # The other side of a move may have it.
+        if touches and not (table.in_range and lock_owner(&table.lock) == op.me.number):
+            result = table_lock(tree, op.me, va, level, &found)
+            if result != DONE:
+                return range_stopped(op, RESTART if result == NO_TABLE else result, va, found.level, found.state)
+            table = table_of(tree.block, found.table)
+            table.in_range = True
+            table.chain = op.locked
+            op.locked = table
+        if part == op.last:
+            return DONE
+        va = part + 1
 
 
 cdef int range_stopped(Range *op, int result, uint64_t va, uint32_t level, int state) noexcept nogil:
@@ -225,7 +244,17 @@ cdef void range_unlock(Range *op) noexcept nogil:
     while op.locked is not NULL:
         table = op.locked
         op.locked = table.chain
+        table.in_range = False
         lock_release(&table.lock)
+
+
+cdef void range_retire(Range *op) noexcept nogil:
+    """Hand over what was detached, after its locks were let go."""
+    cdef Table *table
+    while op.leaving is not NULL:
+        table = op.leaving
+        op.leaving = table.link
+        table_retire(op.tree, table)
 
 
 # -- freeze -----------------------------------------------------------------------------------------------------------
@@ -257,14 +286,14 @@ cdef int range_freeze(Range *op, uint64_t table, uint32_t level, uint64_t va, ui
         elif not locked:
             return range_stopped(op, RESTART, va, level, state)
         else:
-            if state == HUGE or level == 1:
+            if state == HUGE or level == 1 or owns_tables(tree, level, state):
                 raw = entry_freeze(tree, slot)
                 state = classify(&tree.format, level, raw)
-            if state == BAD and (op.kind == PROTECT or not covers(format, va, part)):
+            if state == BAD and (op.kind == PROTECT or op.kind == MOVE_FROM or not covers(format, va, part)):
                 result = IS_BAD
             elif state == INVALID or state == BUSY:     # of nobody's making: we hold the lock
                 result = IS_BAD
-            elif state != EMPTY and op.kind == MAP and not op.replace:
+            elif state != EMPTY and (op.kind == MAP or op.kind == MOVE_TO) and not op.replace:
                 result = IS_MAPPED
             else:
                 result = DONE
@@ -325,7 +354,10 @@ cdef void range_commit(
                 commit_fresh(op, slot, level, va, part, private)
             elif level == 1 and not private:
                 entry_thaw(tree, slot)
-        elif state == HUGE and (op.kind == MAP or not covers(format, va, part)):
+        elif op.kind == PROTECT and state == SOFT:
+            if not private:
+                entry_thaw(tree, slot)
+        elif owns_tables(tree, level, state) and (op.kind == MAP or not covers(format, va, part)):
             commit_split(op, slot, level, va, part, private)
         elif op.kind == MAP:                                # software's own, in the way of smaller leaves
             commit_fresh(op, slot, level, va, part, private)
@@ -347,9 +379,10 @@ cdef inline void commit_leaf(
         return
     if not private and state != EMPTY:
         entry_exchange(slot, tree.format.level[level].busy, tree.format.shape)      # T4: no TLB sees both
+        flush(tree, op.begun, va, slot_end(tree, level, va))
     if state == TABLE:
         detach(op, child_offset(tree, level, raw), level - 1)
-    elif state == HUGE:
+    elif owns_tables(tree, level, state):
         op.dropped_leaves[level] += 1
     op.parked_leaves[level] -= 1                                                    # the leaf owns them now
     entry_replace(tree, slot, leaf, private)
@@ -377,14 +410,18 @@ cdef void commit_split(
 ) noexcept nogil:
     """Split a huge leaf that the range cuts, and change the part inside before anyone sees the smaller leaves."""
     cdef Tree *tree = op.tree
-    cdef Table *table = table_take_parked(tree.block, tree.order[level - 1])
+    cdef Table *table
     cdef uint64_t raw
-    if table is NULL:                                   # a leaf of nobody's making, and no frames: let it be
+    if private:
+        raw = entry_load(slot, tree.format.shape)
+    else:
+        raw = slot_invalidate(tree, slot, level)
+        flush(tree, op.begun, slot_first(tree, level, va), slot_end(tree, level, va))       # T7
+    table = split_table(tree, level, raw, level - 1)
+    if table is NULL:                                   # an entry of nobody's making, and no frames: let it be
         if not private:
-            entry_thaw(tree, slot)
+            entry_exchange(slot, raw, tree.format.shape)
         return
-    raw = entry_load(slot, tree.format.shape) if private else slot_invalidate(tree, slot, level)
-    split_into(tree, table, level, raw)
     range_commit(op, table_offset(tree.block, table), level - 1, va, last, True)
     commit_publish(op, slot, level, table, private)
 
@@ -424,7 +461,7 @@ cdef void commit_covered(
     else:
         entry_replace(tree, slot, format.empty, private)
         op.changed += span(format)
-        if state == HUGE and level > 1:
+        if owns_tables(op.tree, level, state):
             op.dropped_leaves[level] += 1
 
 
@@ -442,7 +479,7 @@ cdef void detach(Range *op, uint64_t offset, uint32_t level) noexcept nogil:
             detach(op, child_offset(tree, level, raw), level - 1)
         elif state != EMPTY:
             op.changed += span(format)
-            if state == HUGE and level > 1:
+            if owns_tables(tree, level, state):
                 op.dropped_leaves[level] += 1
     table.link = op.leaving
     op.leaving = table
@@ -453,7 +490,6 @@ cdef void detach(Range *op, uint64_t offset, uint32_t level) noexcept nogil:
 cdef int range_apply(Range *op) noexcept nogil:
     """Run a range operation; the caller has checked its arguments and filled in kind to replace."""
     cdef Tree *tree = op.tree
-    cdef Table *table
     cdef uint32_t turns = 0
     cdef int result, attempts = 0
     while True:
@@ -465,10 +501,7 @@ cdef int range_apply(Range *op) noexcept nogil:
             section_leave(op.me)
             range_release(op)
             range_unlock(op)
-            while op.leaving is not NULL:
-                table = op.leaving
-                op.leaving = table.link
-                table_retire(tree, table)
+            range_retire(op)
             critical_leave(op.me)
         else:
             range_unlock(op)
@@ -490,7 +523,11 @@ cdef int range_settle(Range *op) noexcept nogil:
         return result
     result = range_freeze(op, tree.root, tree.format.levels, op.first, op.last)
     if result == DONE:
+        op.begun = change_begin(tree)
         range_commit(op, tree.root, tree.format.levels, op.first, op.last, False)
+        if not op.is_gathered:
+            flush(tree, op.begun, op.first, op.last)
+        change_end(tree, op.begun)
     else:
         range_thaw(op, tree.root, tree.format.levels, op.first, op.last)
     return result

@@ -106,7 +106,7 @@ cdef void tree_free(Tree *tree, uint64_t offset, uint32_t level) noexcept nogil:
             state = classify_in_block(tree, level, raw)
             if state == TABLE:
                 tree_free(tree, child_offset(tree, level, raw), level - 1)
-            elif state == HUGE:
+            elif owns_tables(tree, level, state):
                 unpark_leaf(tree, level, 1)
     table_return(table)
 
@@ -118,6 +118,8 @@ cdef class PageTable:
     arch: the name of an architecture, or an `Arch`.
     frames: the `Frames` that hold the tables. By default its own: enough for a full tree, at most 16 GiB of addresses,
         committed as they are used.
+    strict: whether the fallible map raises FormatError for a slot that is BAD. Otherwise it empties the slot, as the
+        kernel does, and counts it in `stats()["bad_cleared"]`.
 
     Readers hold no lock. Tables that have left the tree are reused when no reader can be inside any more.
 
@@ -133,7 +135,7 @@ cdef class PageTable:
     True
     """
 
-    def __cinit__(self, arch="x86_64", *, frames=None):
+    def __cinit__(self, arch="x86_64", *, frames=None, strict=False):
         cdef Frames memory
         cdef Tree *tree
         cdef Table *root
@@ -146,6 +148,7 @@ cdef class PageTable:
         elif not isinstance(arch, architectures.Arch):
             raise TypeError(f"arch must be the name of an architecture or a ptl.arch.Arch, not {type(arch).__name__}")
         self.arch = arch
+        self.strict = strict
         self.known_flags = {}
         tree = self.tree = <Tree *> calloc(1, sizeof(Tree))
         if tree is NULL:
@@ -401,9 +404,9 @@ cdef class PageTable:
     def compare_exchange(self, va, expected, desired, /):
         """Change the entry that decides about an address from one raw value to another; whether it was done.
 
-        The entry is the huge leaf that maps the address, or else its entry in the leaf table. Lock-free; while the entry
-        is frozen it walks again. Raises PageFault when there is neither, FormatError for bits that are no leaf, no
-        software entry and not empty, or that would turn a huge leaf into something else.
+        The entry is the huge leaf that maps the address, or software's in its place (a migration), or else its entry in
+        the leaf table. Lock-free; while the entry is frozen it walks again. Raises PageFault when there is none,
+        FormatError for bits that are no leaf, no software entry and, in the leaf table, not empty.
         """
         cdef uint64_t old = as_entry(self.tree, expected)
         return change_leaf(self, canonical(self, va), &old, as_entry(self.tree, desired))
@@ -478,6 +481,23 @@ cdef class PageTable:
         """The `Slot` of an address on level 2, or None when the walk ends above. Wait-free; O(levels)."""
         return self.slot(va, 2)
 
+    locked_pte = pte_alloc_map_lock
+
+    def pte_kernel(self, va, /):
+        """A `PteKernel` on the leaf table of an address, for a tree, or a part of one, that nobody else retracts.
+
+        Nothing is pinned and nothing has to be closed. Wait-free; O(levels). Raises PageFault when there is no table.
+        """
+        return map_table_unpinned(self, canonical(self, va))
+
+    pte_huge = pte_kernel
+
+    def pte_alloc_huge(self, va, /):
+        """As `pte_kernel` after `populate`. Raises OutOfFrames; PageFault when a huge leaf is there."""
+        cdef uint64_t address = canonical(self, va)
+        self.populate(address)
+        return map_table_unpinned(self, address)
+
     def slot(self, va, level, /):
         """The `Slot` of an address on a level, or None when the walk ends above. Wait-free; O(levels)."""
         cdef uint64_t address = canonical(self, va), number = level_number(self, level, 1)
@@ -522,46 +542,62 @@ cdef class PageTable:
             result = retract(self.tree, me, address, number, &found)
         return outcome(self, result, address, &found)
 
-    def collapse(self, va, pa=None, /, *, level=2):
+    def collapse(self, va, pa=None, /, *, level=2, holes=0, flags=None):
         """TABLE to HUGE, for the slot of an address on a level: an `Outcome`.
 
         pa: None to make one leaf of entries that map one aligned run of frames; or where to move to, the address of a
             run of frames as long as the leaf. The contents are copied where both sides are data of the table's Frames
             (`Frames.alloc`); elsewhere copying is the caller's.
+        holes: with pa, how many entries may be empty; their part of the new frames becomes zero. At least one entry must
+            map something.
+        flags: the attributes of the new leaf. By default the entries', which then have to agree.
 
         DONE, ALREADY when it is a huge leaf, IS_HUGE when one above it is, NO_TABLE, NOT_FULL, NOT_HUGE (an entry is a
         table), NOT_CONTIGUOUS, MIXED_FLAGS, IS_SOFT, IS_BAD. Accessed and dirty are set when any entry had them. Raises
-        OutOfFrames when there is no table to park for a later split, AddressError and FormatError. Blocking on the two
-        tables; translations stay valid throughout, and pages are read-only while they are copied.
+        OutOfFrames when there is no table to park for a later split, AddressError, FormatError, and ValueError for holes
+        without pa. Blocking on the two tables; translations stay valid throughout, and pages are read-only while they
+        are copied.
         """
-        cdef uint64_t address = canonical(self, va), target = UNMAPPED_RAW
+        cdef uint64_t address = canonical(self, va)
         cdef uint32_t number = level_number(self, level, 2)
         cdef uint64_t bytes = span(&self.tree.format.level[number])
         cdef Record *me = own_record(self)
+        cdef Collapse how
         cdef Found found
         cdef int result
+        how.pa = UNMAPPED_RAW
+        how.holes = as_count(holes, "holes")
+        how.is_given = flags is not None
+        how.attributes = attributes_asked(self, flags) if how.is_given else 0
         if not self.tree.format.level[number].has_leaf:
             raise FormatError(f"{self.arch.name} has no leaf at level {number}")
         if pa is not None:
-            target = as_address(pa, "pa")
-            if target & (bytes - 1) or target + (bytes - 1) >> min(self.arch.pa_bits, 63):
-                raise AddressError(f"pa {target:#x} is no run of {bytes:#x} aligned bytes of {self.arch.name}")
+            how.pa = as_address(pa, "pa")
+            if how.pa & (bytes - 1) or how.pa + (bytes - 1) >> min(self.arch.pa_bits, 63):
+                raise AddressError(f"pa {how.pa:#x} is no run of {bytes:#x} aligned bytes of {self.arch.name}")
+        elif how.holes:
+            raise ValueError("holes need pa: frames that they become part of")
         with nogil:
-            result = collapse(self.tree, me, address, number, target, &found)
+            result = collapse(self.tree, me, address, number, &how, &found)
         return outcome(self, result, address, &found)
 
-    def split(self, va, /):
+    def split(self, va, /, page_size=None):
         """HUGE to TABLE, for the huge leaf that maps an address: an `Outcome`.
 
-        DONE: leaves of the next smaller size map the same. NOT_HUGE when none is there. Cannot fail for memory: the leaf
-        had a table parked. Blocking on the table that holds the leaf.
+        page_size: the bytes of every leaf that it becomes; by default the next smaller size.
+
+        DONE: smaller leaves map the same. Software's entry in place of a huge leaf becomes one of each smaller page, their
+        offsets counted up. NOT_HUGE when neither is there; ALREADY when the leaf is no larger than `page_size`. Cannot
+        fail for memory: the leaf had its tables parked. Blocking on the table that holds the leaf. Raises AddressError
+        for a size that the format does not have.
         """
         cdef uint64_t address = canonical(self, va)
+        cdef uint32_t target = 0 if page_size is None else level_of_page(self, as_count(page_size, "page_size"))
         cdef Record *me = own_record(self)
         cdef Found found
         cdef int result
         with nogil:
-            result = split(self.tree, me, address, &found)
+            result = split(self.tree, me, address, target, &found)
         return outcome(self, result, address, &found)
 
     def reclaim_empty(self, va, length, /):
@@ -595,13 +631,46 @@ cdef class PageTable:
                     break
         return outcome(self, best, address, &found)
 
+    def move(self, old, new, length, /):
+        """Move everything in a range to another address: an `Outcome`; leaf tables whole where both sides allow it.
+
+        DONE, or NO_TABLE when there was nothing. A huge leaf that the range cuts, or that does not fit its new address, is
+        split first; software's own entries move too. Readers see each entry leave before it appears. Raises AlreadyMapped
+        when there is anything in the new range, AddressError when the two overlap, OutOfFrames, FormatError for a bad
+        entry; the table is then as before. Blocking on the tables of both ranges. O(pages), O(1) for a huge leaf.
+
+        >>> import ptl
+        >>> pt = ptl.PageTable()
+        >>> pt.map(0x200000, 0x1000, 0x1000)
+        >>> pt.move(0x200000, 0x600000, 0x200000)
+        <Outcome.DONE: 0>
+        >>> hex(pt.translate(0x600000))
+        '0x1000'
+        """
+        cdef uint64_t source = canonical(self, old), target = canonical(self, new), bytes = as_address(length, "length")
+        cdef uint64_t size = span(&self.tree.format.level[1])
+        cdef Record *me = own_record(self)
+        cdef Move op
+        cdef int result
+        check_range(self, source, bytes, size)
+        check_range(self, target, bytes, size)
+        if source - target < bytes or target - source < bytes:
+            raise AddressError(f"the {bytes:#x} bytes at va {source:#x} and at va {target:#x} overlap")
+        op.tree = self.tree
+        with nogil:
+            result = move_apply(&op, me, source, target, bytes)
+        if result < FAILED and result != IS_BAD:
+            return OUTCOMES[result]
+        raise failure(self, result, &op.new if op.new.where_level else &op.old)
+
     # -- seeing inside
 
     def stats(self):
         """Counters since the table was made, as a dict. Wait-free; each is read by itself.
 
-        tables and table_bytes: now; populates, collapses, splits, retracts, retired: done; map_failures: attempts
-        to map a leaf table that found none; rewalks: walks begun again; restarts: range operations begun again.
+        tables and table_bytes: now; populates, collapses, splits, retracts, moves, retired: done; map_failures: attempts
+        to map a leaf table that found none; bad_cleared: bad slots emptied; rewalks: walks begun again; restarts: range
+        operations begun again.
         """
         cdef Tree *tree = self.tree
         return {
@@ -611,7 +680,9 @@ cdef class PageTable:
             "collapses": load_relaxed_64(&tree.collapses),
             "splits": load_relaxed_64(&tree.splits),
             "retracts": load_relaxed_64(&tree.retracts),
+            "moves": load_relaxed_64(&tree.moves),
             "retired": load_relaxed_64(&tree.retired),
+            "bad_cleared": load_relaxed_64(&tree.bad_cleared),
             "map_failures": load_relaxed_64(&tree.map_failures),
             "rewalks": load_relaxed_64(&tree.rewalks),
             "restarts": load_relaxed_64(&tree.restarts),
@@ -725,7 +796,7 @@ cdef bint change_leaf(PageTable pt, uint64_t va, uint64_t *expected, uint64_t de
     while result == RESTART:                        # ends: the level changes only by somebody's transition
         find_settled(pt, va, &found)
         level = found.level
-        if level > 1 and found.state != HUGE:
+        if level > 1 and found.state != HUGE and not is_soft_leaf(pt.tree, &found):
             raise PageFault(va, level, state_of(found.state))
         if found.raw & ~frozen_bit(&pt.tree.format, found.raw) != expected[0] and is_settable_somewhere(pt.tree, desired):
             return False                            # an entry for another level is no error, if that level was meant
@@ -777,7 +848,7 @@ cdef int check_table(PageTable pt, uint64_t offset, uint32_t level, uint64_t va,
             raise InvariantError(f"I1: entry {i} of {where} holds {raw:#x}: {state_of(state).name} or frozen, at rest")
         if state == TABLE:
             check_table(pt, child_offset(tree, level, raw), level - 1, va + (i << format.shift), seen, parked)
-        elif state == HUGE:
+        elif owns_tables(tree, level, state):
             tables = 1
             for below in range(level - 1, 0, -1):
                 parked[tree.order[below]] += tables
@@ -879,7 +950,8 @@ cdef object failure(PageTable pt, int result, Range *op):
     where = f"va {op.where:#x}"
     if result == IS_MAPPED:
         held = state_of(op.where_state).name
-        return AlreadyMapped(f"{where} holds a {held} entry at level {op.where_level}; replace=True would replace it")
+        hint = "; replace=True would replace it" if op.kind == MAP else ""
+        return AlreadyMapped(f"{where} holds a {held} entry at level {op.where_level}{hint}")
     if result == NO_FRAMES:
         return OutOfFrames(f"no table left in {pt.frames!r} for {where}; nothing was changed")
     if result == IS_BAD:
@@ -928,7 +1000,9 @@ cdef uint64_t as_entry(Tree *tree, object value) except? 1:
 cdef bint is_settable(Tree *tree, uint32_t level, uint64_t raw) noexcept nogil:
     """Only what leaves a slot in the same kind of state may be stored by hand."""
     cdef int state = classify(&tree.format, level, raw)
-    return not is_frozen(&tree.format, raw) and (state == HUGE or level == 1 and (state == EMPTY or state == SOFT))
+    if is_frozen(&tree.format, raw):
+        return False
+    return state == HUGE or state == SOFT and tree.format.level[level].has_leaf or level == 1 and state == EMPTY
 
 
 cdef bint is_settable_somewhere(Tree *tree, uint64_t raw) noexcept nogil:
@@ -943,7 +1017,7 @@ cdef int check_settable(PageTable pt, uint32_t level, uint64_t raw) except -1:
     if not is_settable(pt.tree, level, raw):
         state = state_of(classify(&pt.tree.format, level, raw)).name
         frozen = " and frozen" if is_frozen(&pt.tree.format, raw) else ""
-        needed = "a leaf" if level > 1 else "a leaf, a software entry or an empty one"
+        needed = "a leaf or a software entry" if level > 1 else "a leaf, a software entry or an empty one"
         raise FormatError(f"entry {raw:#x} would be {state}{frozen} on level {level}; {needed} is needed")
     return 0
 

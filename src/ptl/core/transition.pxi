@@ -16,7 +16,9 @@ T4  A slot never goes from TABLE to HUGE or back in one step, so no TLB sees bot
 T5  Accessed and dirty are collected from the old entries after the switch to BUSY, when hardware has let go of them.
 T6  Collapse by copy takes the right to write from every entry before it copies, so that nothing is written to the old
     frames after they were read. Translations stay valid throughout the copy.
-T7  A split takes the table that the huge leaf had parked (frames.pxi, F2): it cannot fail for memory.
+T7  Whatever is taken from hardware is flushed from the TLBs (tlb.pxi, B2) at the place where the transition relies on it:
+    the right to write before the copy, the small leaves before the huge one, the huge leaf before the small ones.
+T8  A split takes the table that the huge leaf had parked (frames.pxi, F2): it cannot fail for memory.
 
 Blocking on the two tables it touches, and on nothing else. Linearization points: the exchange that publishes the new
 table (populate, split), the exchange to EMPTY (retract), the exchange to HUGE (collapse).
@@ -44,6 +46,11 @@ cdef enum Result:
     LIVELOCK = 104
     BAD_ARGUMENT = 105      # from the C level only: Python's border has better words
     RESTART = 106           # inside the core only
+
+
+cdef inline bint owns_tables(Tree *tree, uint32_t level, int state) noexcept nogil:
+    """Whether an entry has tables parked for its split: a huge leaf, or software's entry in place of one."""
+    return level > 1 and (state == HUGE or state == SOFT and tree.format.level[level].has_leaf)
 
 
 # -- tables -----------------------------------------------------------------------------------------------------------
@@ -264,6 +271,15 @@ cdef void branch_return(Tree *tree, uint64_t va, Table *table) noexcept nogil:
         table = below
 
 
+cdef inline uint64_t slot_first(Tree *tree, uint32_t level, uint64_t va) noexcept nogil:
+    return va & ~(span(&tree.format.level[level]) - 1)
+
+
+cdef inline uint64_t slot_end(Tree *tree, uint32_t level, uint64_t va) noexcept nogil:
+    """The last address that the slot covers."""
+    return va | (span(&tree.format.level[level]) - 1)
+
+
 # -- retract ----------------------------------------------------------------------------------------------------------
 
 cdef bint looks_empty(Tree *tree, uint64_t table, uint32_t level) noexcept nogil:
@@ -283,7 +299,7 @@ cdef int retract(Tree *tree, Record *me, uint64_t va, uint32_t level, Found *fou
     cdef Table *child
     cdef char *entries
     cdef uint64_t i
-    cdef bint worth_it
+    cdef bint worth_it, begun
     cdef int result
     section_enter(me)
     walk(tree, va, level, found)
@@ -316,7 +332,10 @@ cdef int retract(Tree *tree, Record *me, uint64_t va, uint32_t level, Found *fou
             result = NOT_EMPTY
             break
     if result == DONE:
+        begun = change_begin(tree)
         entry_exchange(found.slot, tree.format.level[level].empty, tree.format.shape)
+        flush(tree, begun, slot_first(tree, level, va), slot_end(tree, level, va))
+        change_end(tree, begun)
         fetch_add_relaxed_64(&tree.retracts, 1)
     lock_release(&child.lock)
     table_unlock(tree, found.table)
@@ -335,12 +354,17 @@ cdef void thaw_entries(Tree *tree, char *entries, uint32_t level, uint64_t count
 
 # -- collapse ---------------------------------------------------------------------------------------------------------
 
-cdef int collapse(Tree *tree, Record *me, uint64_t va, uint32_t level, uint64_t pa, Found *found) noexcept nogil:
-    """TABLE to HUGE, for the slot of `va` on that level.
+cdef struct Collapse:
+    uint64_t pa                 # the frames to move to; UNMAPPED to stay where the entries are
+    uint64_t holes              # how many entries may be empty: their part of the frames becomes zero
+    bint is_given               # whether the new leaf's attributes are, or else all entries have to agree
+    uint32_t attributes
 
-    pa: UNMAPPED to map the run of frames that the entries map already; otherwise the frames to move to, whose contents
-    are copied where both old and new are data of the tree's block.
-    """
+
+cdef int collapse(
+    Tree *tree, Record *me, uint64_t va, uint32_t level, const Collapse *how, Found *found
+) noexcept nogil:
+    """TABLE to HUGE, for the slot of `va` on that level; contents are copied where both sides are data of the block."""
     cdef Table *child
     cdef int result, attempts = 0
     while True:
@@ -360,7 +384,7 @@ cdef int collapse(Tree *tree, Record *me, uint64_t va, uint32_t level, uint64_t 
         critical_enter(me)
         result = NO_FRAMES
         if tables_park(tree.block, tree.order[level - 1], 1):
-            result = collapse_locked(tree, found, level, pa, tree.memory + table_offset(tree.block, child))
+            result = collapse_locked(tree, va, found.slot, level, how, tree.memory + table_offset(tree.block, child))
             if result != DONE:
                 tables_unpark(tree.block, tree.order[level - 1], 1)
         lock_release(&child.lock)
@@ -374,40 +398,69 @@ cdef int collapse(Tree *tree, Record *me, uint64_t va, uint32_t level, uint64_t 
             return result
 
 
-cdef int collapse_locked(Tree *tree, Found *found, uint32_t level, uint64_t pa, char *entries) noexcept nogil:
+cdef int collapse_locked(
+    Tree *tree, uint64_t va, char *slot, uint32_t level, const Collapse *how, char *entries
+) noexcept nogil:
     cdef const Format *format = &tree.format
     cdef const LevelFormat *below = &format.level[level - 1]
-    cdef bint in_place = pa == UNMAPPED_RAW
-    cdef uint64_t i, raw, first = 0, first_pa = 0
-    cdef uint64_t aside = below.leaf_address_mask | used_bits(format)
+    cdef uint64_t i, raw = 0, first = 0, first_va = slot_first(tree, level, va), last_va = slot_end(tree, level, va)
     cdef uint64_t denied = format.no[LETTER_ACCESSED] | format.no[LETTER_DIRTY], seen = 0
-    cdef int result = DONE
-    for i in range(below.entries):                                                      # T3: freeze and decide
+    cdef bint begun
+    cdef int result = collapse_decide(tree, entries, level, how, &first)
+    if result != DONE:
+        return result
+    begun = change_begin(tree)
+    if how.pa != UNMAPPED_RAW:
+        withhold_write(tree, entries, level - 1)                                        # T6
+        flush(tree, begun, first_va, last_va)
+        copy_frames(tree, entries, level - 1, how.pa)
+    entry_exchange(slot, format.level[level].busy, format.shape)                        # T4
+    flush(tree, begun, first_va, last_va)
+    for i in range(below.entries):                                                      # T5
+        raw = entry_load(entries + (i << below.entry_shift), format.shape)
+        if is_leaf(below, raw):
+            seen |= raw ^ denied
+    raw = leaf_bits(below, first) & ~used_bits(format) | denied ^ seen & used_bits(format)
+    if how.is_given:
+        raw = attributes_replaced(format, raw, how.attributes)
+    raw = leaf_make(format, level, leaf_address(below, first) if how.pa == UNMAPPED_RAW else how.pa, raw)
+    entry_exchange(slot, raw, format.shape)
+    change_end(tree, begun)
+    return DONE
+
+
+cdef int collapse_decide(
+    Tree *tree, char *entries, uint32_t level, const Collapse *how, uint64_t *first
+) noexcept nogil:
+    """Freeze every entry (T3), and say whether they can be one leaf; *first is the first leaf. Thaws when they cannot."""
+    cdef const Format *format = &tree.format
+    cdef const LevelFormat *below = &format.level[level - 1]
+    cdef bint in_place = how.pa == UNMAPPED_RAW
+    cdef uint64_t aside = below.leaf_address_mask | used_bits(format)
+    cdef uint64_t i, raw, holes = 0
+    cdef int state, result = DONE
+    for i in range(below.entries):
         raw = entry_freeze(tree, entries + (i << below.entry_shift))
-        if i == 0:
-            first = raw
-            first_pa = leaf_address(below, raw)
-        if not is_leaf(below, raw):
-            result = why_not_full(classify(format, level - 1, raw))
-        elif in_place and leaf_address(below, raw) != first_pa + i * span(below):
-            result = NOT_CONTIGUOUS
-        elif (raw ^ first) & ~aside:
-            result = MIXED_FLAGS
-        elif in_place and first_pa & (span(&format.level[level]) - 1):
-            result = NOT_CONTIGUOUS
+        if is_leaf(below, raw):
+            if holes == i:
+                first[0] = raw
+            if in_place and leaf_address(below, raw) != leaf_address(below, first[0]) + i * span(below):
+                result = NOT_CONTIGUOUS
+            elif not how.is_given and (raw ^ first[0]) & ~aside:
+                result = MIXED_FLAGS
+            elif in_place and leaf_address(below, first[0]) & (span(&format.level[level]) - 1):
+                result = NOT_CONTIGUOUS
+        else:
+            state = classify(format, level - 1, raw)
+            holes += state == EMPTY
+            if state != EMPTY or holes > how.holes:
+                result = why_not_full(state)
+        if holes == below.entries:
+            result = NOT_FULL                       # nothing at all
         if result != DONE:
             thaw_entries(tree, entries, level - 1, i + 1)
-            return result
-    if in_place:
-        pa = first_pa
-    else:
-        copy_frames(tree, entries, level - 1, pa)
-    entry_exchange(found.slot, format.level[level].busy, format.shape)                  # T4
-    for i in range(below.entries):                                                      # T5
-        seen |= entry_load(entries + (i << below.entry_shift), format.shape) ^ denied
-    raw = leaf_bits(below, first) & ~used_bits(format) | denied ^ seen & used_bits(format)
-    entry_exchange(found.slot, leaf_make(format, level, pa, raw), format.shape)
-    return DONE
+            break
+    return result
 
 
 cdef inline uint64_t used_bits(const Format *format) noexcept nogil:
@@ -423,40 +476,57 @@ cdef inline int why_not_full(int state) noexcept nogil:
     return IS_SOFT if state == SOFT else IS_BAD
 
 
-cdef void copy_frames(Tree *tree, char *entries, uint32_t level, uint64_t pa) noexcept nogil:
-    """Copy what the frozen entries of a table of that level map to a run of frames, writers kept out (T6)."""
+cdef void withhold_write(Tree *tree, char *entries, uint32_t level) noexcept nogil:
+    """Take the right to write from every leaf of a frozen table of that level."""
     cdef const LevelFormat *format = &tree.format.level[level]
-    cdef uint64_t i, source, length = span(format)
-    if tree.format.mask[LETTER_WRITE]:
-        for i in range(format.entries):
-            entry_withhold(tree, entries + (i << format.entry_shift), LETTER_WRITE)
+    cdef char *entry
+    cdef uint64_t i
+    if tree.format.mask[LETTER_WRITE] == 0:
+        return
     for i in range(format.entries):
-        source = leaf_address(format, entry_load(entries + (i << format.entry_shift), tree.format.shape))
-        if is_data(tree.block, source, length) and is_data(tree.block, pa + i * length, length):
-            memcpy(
-                tree.memory + (pa + i * length - tree.base),
-                tree.memory + (source - tree.base),
-                length,
-            )
+        entry = entries + (i << format.entry_shift)
+        if is_leaf(format, entry_load(entry, tree.format.shape)):
+            entry_withhold(tree, entry, LETTER_WRITE)
+
+
+cdef void copy_frames(Tree *tree, char *entries, uint32_t level, uint64_t pa) noexcept nogil:
+    """Copy what the frozen entries of a table of that level map to a run of frames, zeros for those that are empty."""
+    cdef const LevelFormat *format = &tree.format.level[level]
+    cdef uint64_t i, raw, source, target, length = span(format)
+    for i in range(format.entries):
+        target = pa + i * length
+        if not is_data(tree.block, target, length):
+            continue
+        raw = entry_load(entries + (i << format.entry_shift), tree.format.shape)
+        source = leaf_address(format, raw)
+        if not is_leaf(format, raw):
+            memset(tree.memory + (target - tree.base), 0, length)
+        elif is_data(tree.block, source, length):
+            memcpy(tree.memory + (target - tree.base), tree.memory + (source - tree.base), length)
 
 
 # -- split ------------------------------------------------------------------------------------------------------------
 
-cdef int split(Tree *tree, Record *me, uint64_t va, Found *found) noexcept nogil:
-    """HUGE to TABLE, for the huge leaf that maps `va`: leaves of the next smaller size, mapping the same."""
+cdef int split(Tree *tree, Record *me, uint64_t va, uint32_t target, Found *found) noexcept nogil:
+    """HUGE to TABLE, for the huge leaf that maps `va`, or software's entry in place of one: the same in smaller leaves.
+
+    target: the level of the leaves to make; 0 for the next smaller.
+    """
     cdef uint32_t turns = 0, level
     cdef int result
     while True:
         section_enter(me)
         walk(tree, va, 1, found)
         section_leave(me)
-        if found.state == HUGE and found.level > 1:
+        if owns_tables(tree, found.level, found.state):
             level = found.level
+            if target >= level:
+                return ALREADY
             result = table_lock(tree, me, va, level, found)
             if result == DONE:
-                if found.state == HUGE:
+                if owns_tables(tree, level, found.state):
                     critical_enter(me)
-                    result = split_slot(tree, found.slot, level)
+                    result = split_slot(tree, found.slot, level, target if target else level - 1, va)
                     critical_leave(me)
                     table_unlock(tree, found.table)
                     return result
@@ -464,35 +534,94 @@ cdef int split(Tree *tree, Record *me, uint64_t va, Found *found) noexcept nogil
             elif result != NO_TABLE:
                 return result
         elif found.state != BUSY and found.state != INVALID:
-            return NOT_HUGE
+            return NOT_HUGE if target == 0 or found.state != HUGE else ALREADY
         if not again(tree, found.table, &turns):
             return LIVELOCK
 
 
-cdef int split_slot(Tree *tree, char *slot, uint32_t level) noexcept nogil:
-    """For the holder of the table's lock; the slot is a huge leaf."""
-    cdef Table *table = table_take_parked(tree.block, tree.order[level - 1])                    # T7
-    if table is NULL:
-        return NO_FRAMES
-    split_into(tree, table, level, slot_invalidate(tree, slot, level))
-    table_publish(tree, slot, level, table)
-    return DONE
+cdef int split_slot(Tree *tree, char *slot, uint32_t level, uint32_t target, uint64_t va) noexcept nogil:
+    """For the holder of the table's lock; the slot owns tables. Nobody sees the smaller leaves before all are there."""
+    cdef bint begun = change_begin(tree)
+    cdef uint64_t raw = slot_invalidate(tree, slot, level)
+    cdef Table *table
+    flush(tree, begun, slot_first(tree, level, va), slot_end(tree, level, va))                  # T7
+    table = split_table(tree, level, raw, target)
+    if table is not NULL:
+        table_publish(tree, slot, level, table)
+    else:
+        entry_exchange(slot, raw, tree.format.shape)        # foreign, and no frames: as it was
+    change_end(tree, begun)
+    return DONE if table is not NULL else NO_FRAMES
 
 
 cdef uint64_t slot_invalidate(Tree *tree, char *slot, uint32_t level) noexcept nogil:
-    """HUGE to INVALID (T4), keeping what the leaf maps; returns the leaf as it was, with its last accessed and dirty."""
+    """HUGE to INVALID (T4), or SOFT to frozen; returns the entry as it was, with its last accessed and dirty."""
     cdef const LevelFormat *format = &tree.format.level[level]
-    cdef uint64_t raw = entry_load(slot, tree.format.shape)
-    # Ends: a failure is a change of flags by another thread, or of accessed and dirty by hardware.
-    while not entry_compare_exchange(
-        slot, &raw, raw & ~format.invalid_clear | format.invalid_set, tree.format.shape
-    ):
-        pass
-    return raw & ~frozen_bit(&tree.format, raw)
+    cdef uint64_t raw = entry_load(slot, tree.format.shape), final
+    # Ends: a failure is a change of flags by another thread, a migration, or of accessed and dirty by hardware.
+    while True:
+        final = raw | frozen_bit(&tree.format, raw)
+        if is_leaf(format, raw):
+            final = raw & ~format.invalid_clear | format.invalid_set
+        if entry_compare_exchange(slot, &raw, final, tree.format.shape):
+            return raw & ~frozen_bit(&tree.format, raw)
 
 
-cdef void split_into(Tree *tree, Table *table, uint32_t level, uint64_t raw) noexcept nogil:
-    """Fill a private table with the leaves that a huge leaf of that level splits into."""
-    cdef const LevelFormat *format = &tree.format.level[level]
-    table_fill_leaves(tree, table, level - 1, leaf_address(format, raw), leaf_bits(format, raw))
+cdef Table *split_table(Tree *tree, uint32_t level, uint64_t raw, uint32_t target) noexcept nogil:
+    """A private table of what an entry of that level splits into, tables below it down to `target` included (T8).
+
+    NULL, and nothing taken, only for an entry that was written behind the tree's back and has no tables parked.
+    """
+    cdef const LevelFormat *below = &tree.format.level[level - 1]
+    cdef Table *table = table_take_parked(tree.block, tree.order[level - 1])
+    cdef Table *child
+    cdef char *entry
+    cdef uint64_t i
+    if table is NULL:
+        return NULL
     fetch_add_relaxed_64(&tree.splits, 1)
+    entry = tree.memory + table_offset(tree.block, table)
+    if is_leaf(&tree.format.level[level], raw):
+        table_fill_leaves(
+            tree, table, level - 1, leaf_address(&tree.format.level[level], raw),
+            leaf_bits(&tree.format.level[level], raw),
+        )
+    else:
+        table_fill_soft(tree, table, level - 1, raw)
+    if level - 1 == target:
+        return table
+    for i in range(below.entries):
+        child = split_table(tree, level - 1, entry_load(entry, tree.format.shape), target)
+        if child is NULL:
+            private_return(tree, table)
+            return NULL
+        table_count(tree, child, 1)
+        entry_store_private(
+            entry, table_make(&tree.format, level - 1, tree.base + table_offset(tree.block, child)), tree.format.shape
+        )
+        entry += <uint64_t> 1 << below.entry_shift
+    return table
+
+
+cdef void table_fill_soft(Tree *tree, Table *table, uint32_t level, uint64_t raw) noexcept nogil:
+    """Make a private table one of that level, full of software's entries for a run of pages."""
+    cdef const LevelFormat *format = &tree.format.level[level]
+    cdef char *entry = tree.memory + table_offset(tree.block, table)
+    cdef uint64_t i, pages = span(format) >> tree.format.level[1].shift
+    table.level = level
+    for i in range(format.entries):
+        entry_store_private(
+            entry + (i << format.entry_shift), soft_advanced(&tree.format, raw, i * pages), tree.format.shape
+        )
+
+
+cdef void private_return(Tree *tree, Table *table) noexcept nogil:
+    """Give back a private table and those below it, which are counted already."""
+    cdef const LevelFormat *format = &tree.format.level[table.level]
+    cdef uint64_t offset = table_offset(tree.block, table), raw, i
+    for i in range(format.entries):
+        raw = entry_load(tree.memory + offset + (i << format.entry_shift), tree.format.shape)
+        if table.level > 1 and classify_in_block(tree, table.level, raw) == TABLE:
+            table_count(tree, table_of(tree.block, child_offset(tree, table.level, raw)), -1)
+            private_return(tree, table_of(tree.block, child_offset(tree, table.level, raw)))
+    table_return(table)

@@ -21,6 +21,8 @@ cdef enum:
     REWALKS_SPINNING = 20       # about a microsecond
     REWALKS_MAX = 200_000       # about ten seconds beside a lock that nobody holds: then a LivelockError names the slot
 
+cdef struct Attachment
+
 cdef struct Tree:
     Format format
     Block *block
@@ -40,6 +42,12 @@ cdef struct Tree:
     uint64_t splits
     uint64_t retracts
     uint64_t retired
+    uint64_t moves
+    uint64_t bad_cleared
+    Attachment *attached            # TLBs to flush (tlb.pxi)
+    uint32_t attached_lock
+    uint64_t changes_begun
+    uint64_t changes_done
 
 cdef struct Found:
     char *slot                      # where the entry is

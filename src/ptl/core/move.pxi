@@ -1,0 +1,316 @@
+# SPDX-License-Identifier: MIT
+"""Move what a range holds to another address: leaf tables whole, huge leaves, single entries; all or nothing.
+
+    old   | slot: TABLE | --exchange--> EMPTY           the old table is retired, frozen, with its last contents
+                 | copy                                  (not handed over: see M2)
+    new   | slot: EMPTY | --exchange--> TABLE  fresh
+
+M1  Both ranges are locked and frozen before anything is decided, in the one order of all range operations (range.pxi): the
+    state of a slot is read under the lock that keeps it. (Linux classified the old slot before it took the locks; a table
+    was retracted in between, and the empty value was installed as a table: fixed in 6.12.)
+M2  A moved table is a copy. Handing over the table itself, as the kernel does, would let a reader that found it at the old
+    address read what was changed at the new one since: a translation that was never true. Copying 512 frozen entries costs
+    less than a grace period, and the old table leaves as every table does.
+M3  An entry leaves the old address before it appears at the new one: nobody sees it at both.
+M4  A fresh leaf table is locked, and its part of the new range frozen, before a slot names it: nobody fills a place in
+    between.
+
+Blocking on the tables of both ranges. Source: Linux mm/mremap.c.
+"""
+
+cdef struct Move:
+    Tree *tree
+    Range old
+    Range new
+    uint64_t distance               # new - old, modulo 2**64
+    uint64_t counted[LEVELS + 1]    # the first address of the last table counted as missing, by level
+    bint is_counted[LEVELS + 1]
+    bint moved                      # whether there was anything
+
+cdef struct Piece:                  # what is moved by one exchange
+    uint64_t last                   # from the address asked for to this one
+    char *slot
+    uint64_t raw
+    uint32_t level
+    int state                       # EMPTY: nothing to move; TABLE: a leaf table; otherwise an entry
+    bint fits                       # whether the new address can hold it as it is, or it must be split first
+
+
+cdef void move_piece(Move *op, uint64_t va, Piece *piece) noexcept nogil:
+    """The largest piece that begins at an address of the old range."""
+    cdef Tree *tree = op.tree
+    cdef const LevelFormat *format
+    cdef Found found
+    cdef uint64_t table_last = slot_last(&tree.format.level[2], va)
+    walk(tree, va, 1, &found)
+    format = &tree.format.level[found.level]
+    piece.slot, piece.raw, piece.level, piece.state = found.slot, found.raw, found.level, found.state
+    piece.last = min(op.old.last, slot_last(format, va))
+    piece.fits = found.level == 1 or covers(format, va, piece.last) and op.distance & (span(format) - 1) == 0
+    if found.level == 1 and table_last <= op.old.last and detaches(&op.old, 2, va, table_last):
+        walk(tree, va, 2, &found)
+        piece.slot, piece.raw, piece.level = found.slot, found.raw, 2
+        piece.last = table_last
+        piece.state = TABLE if table_holds_any(tree, child_offset(tree, 2, found.raw)) else EMPTY
+
+
+cdef bint table_holds_any(Tree *tree, uint64_t table) noexcept nogil:
+    """Whether a leaf table has anything in it."""
+    cdef const LevelFormat *format = &tree.format.level[1]
+    cdef uint64_t i
+    for i in range(format.entries):
+        if entry_load(tree.memory + table + (i << format.entry_shift), tree.format.shape) & ~tree.format.frozen_absent != (
+            format.empty
+        ):
+            return True
+    return False
+
+
+# -- reserve ----------------------------------------------------------------------------------------------------------
+
+cdef int move_reserve(Move *op) noexcept nogil:
+    """Take every table that the new range lacks, all or nothing."""
+    cdef Tree *tree = op.tree
+    cdef Piece piece
+    cdef uint64_t va = op.old.first
+    cdef uint32_t level
+    while True:
+        move_piece(op, va, &piece)
+        if piece.state == TABLE:
+            move_count(op, va, 1)
+        elif piece.state != EMPTY:
+            move_count_entry(op, va, piece.last, piece.level)
+        if piece.last == op.old.last:
+            break
+        va = piece.last + 1
+    for level in range(1, tree.format.levels):
+        if op.new.wanted[level]:
+            op.new.fresh[level] = tables_take(tree.block, tree.order[level], op.new.wanted[level])
+            if op.new.fresh[level] is NULL:
+                return NO_FRAMES
+    return DONE
+
+
+cdef void move_count_entry(Move *op, uint64_t va, uint64_t last, uint32_t level) noexcept nogil:
+    """Count the tables for an entry that covers [va, last] of the old range, or for what it splits into."""
+    cdef const LevelFormat *format = &op.tree.format.level[level]
+    cdef uint64_t part
+    while level > 1 and not (covers(format, va, last) and op.distance & (span(format) - 1) == 0):
+        level -= 1
+        format = &op.tree.format.level[level]
+        if slot_last(format, va) < last:            # several of the smaller size
+            while True:
+                part = min(last, slot_last(format, va))
+                move_count_entry(op, va, part, level)
+                if part == last:
+                    return
+                va = part + 1
+    move_count(op, va, level)
+
+
+cdef void move_count(Move *op, uint64_t va, uint32_t level) noexcept nogil:
+    """Count the tables that are missing above an entry of that level at the new address."""
+    cdef Tree *tree = op.tree
+    cdef Found found
+    cdef uint64_t first
+    cdef uint32_t missing
+    va += op.distance
+    walk(tree, va, level, &found)
+    for missing in range(level, found.level):
+        first = va & ~(tree.format.level[missing].entries * span(&tree.format.level[missing]) - 1)
+        if not op.is_counted[missing] or op.counted[missing] != first:
+            op.is_counted[missing] = True
+            op.counted[missing] = first
+            op.new.wanted[missing] += 1
+
+
+# -- commit -----------------------------------------------------------------------------------------------------------
+
+cdef void move_commit(Move *op) noexcept nogil:
+    """Move every piece: cannot fail."""
+    cdef Piece piece
+    cdef uint64_t va = op.old.first
+    while True:
+        move_piece(op, va, &piece)
+        if piece.state != EMPTY and not piece.fits and piece.state != TABLE:
+            if move_split(op, va, &piece):
+                continue                            # the same address, in smaller leaves
+        elif piece.state == TABLE:
+            move_table(op, va, &piece)
+        elif piece.state != EMPTY:
+            move_entry(op, va, &piece)
+        if piece.last == op.old.last:
+            return
+        va = piece.last + 1
+
+
+cdef char *move_target(Move *op, uint64_t va, uint32_t level) noexcept nogil:
+    """The slot of that level at a new address, tables above it made from the fresh ones."""
+    cdef Tree *tree = op.tree
+    cdef Found found
+    cdef Table *table
+    # Ends: each turn adds a level.
+    while True:
+        walk(tree, va, level, &found)
+        if found.level == level:
+            return found.slot
+        table = op.new.fresh[found.level - 1]
+        op.new.fresh[found.level - 1] = table.link
+        table.link = NULL
+        table_fill_empty(tree, table, found.level - 1)
+        move_publish(op, &op.new, found.slot, found.level, table, va)
+
+
+cdef void move_publish(Move *op, Range *side, char *slot, uint32_t level, Table *table, uint64_t va) noexcept nogil:
+    """Let a slot name a private table, locked, with what the range has of its leaves and empty places frozen (M4)."""
+    cdef Tree *tree = op.tree
+    cdef const LevelFormat *format = &tree.format.level[table.level]
+    cdef char *entry = tree.memory + table_offset(tree.block, table)
+    cdef uint64_t first = slot_first(tree, level, va), raw, i
+    lock_try(&table.lock, side.me.number)           # nobody else knows it
+    table.in_range = True
+    table.chain = side.locked
+    side.locked = table
+    for i in range(format.entries):
+        if first + (i << format.shift) >= side.first and first + (i << format.shift) <= side.last:
+            raw = entry_load(entry, tree.format.shape)
+            if table.level == 1 or classify(&tree.format, table.level, raw) != EMPTY:
+                entry_store_private(entry, raw | frozen_bit(&tree.format, raw), tree.format.shape)
+        entry += <uint64_t> 1 << format.entry_shift
+    table_publish(tree, slot, level, table)
+
+
+cdef void move_table(Move *op, uint64_t va, Piece *piece) noexcept nogil:
+    """Move a leaf table: a copy of it (M2), or its entries into the empty one that is there."""
+    cdef Tree *tree = op.tree
+    cdef const LevelFormat *format = &tree.format.level[1]
+    cdef char *slot = move_target(op, va + op.distance, 2)
+    cdef char *source = tree.memory + child_offset(tree, 2, piece.raw)
+    cdef char *target
+    cdef Table *table = op.new.fresh[1]
+    cdef uint64_t raw = entry_load(slot, tree.format.shape), i
+    cdef bint is_fresh = classify_in_block(tree, 2, raw) != TABLE
+    if is_fresh:
+        op.new.fresh[1] = table.link
+        table.link = NULL
+        table.level = 1
+        target = tree.memory + table_offset(tree.block, table)
+    else:
+        target = tree.memory + child_offset(tree, 2, raw)
+    entry_exchange(piece.slot, tree.format.level[2].empty, tree.format.shape)                   # M3
+    detach(&op.old, child_offset(tree, 2, piece.raw), 1)
+    for i in range(format.entries):
+        raw = entry_load(source + (i << format.entry_shift), tree.format.shape)
+        entry_replace(tree, target + (i << format.entry_shift), raw & ~frozen_bit(&tree.format, raw), is_fresh)
+    if is_fresh:
+        table_publish(tree, slot, 2, table)
+    op.moved = True
+
+
+cdef void move_entry(Move *op, uint64_t va, Piece *piece) noexcept nogil:
+    """Move a leaf of any size, or software's entry; a huge one keeps its parked tables."""
+    cdef Tree *tree = op.tree
+    cdef char *slot = move_target(op, va + op.distance, piece.level)
+    cdef uint64_t raw = entry_load(slot, tree.format.shape)
+    if piece.level > 1 and classify_in_block(tree, piece.level, raw) == TABLE:                  # empty ones
+        entry_exchange(slot, tree.format.level[piece.level].empty, tree.format.shape)
+        detach(&op.new, child_offset(tree, piece.level, raw), piece.level - 1)
+    raw = entry_exchange(piece.slot, tree.format.level[piece.level].empty, tree.format.shape)   # M3
+    entry_exchange(slot, raw & ~frozen_bit(&tree.format, raw), tree.format.shape)
+    op.moved = True
+
+
+cdef bint move_split(Move *op, uint64_t va, Piece *piece) noexcept nogil:
+    """Split an entry that does not fit its new place; False for one of nobody's making, without a table: let it be."""
+    cdef Tree *tree = op.tree
+    cdef uint64_t raw = slot_invalidate(tree, piece.slot, piece.level)
+    cdef Table *table
+    flush(tree, op.old.begun, slot_first(tree, piece.level, va), slot_end(tree, piece.level, va))    # T7
+    table = split_table(tree, piece.level, raw, piece.level - 1)
+    if table is NULL:
+        entry_exchange(piece.slot, raw, tree.format.shape)
+        return False
+    move_publish(op, &op.old, piece.slot, piece.level, table, va)
+    return True
+
+
+# -- the whole --------------------------------------------------------------------------------------------------------
+
+cdef int move_lock(Move *op) noexcept nogil:
+    """Lock the tables of both ranges in the one order: upper levels first, then by address."""
+    cdef Range *lower = &op.old
+    cdef Range *upper = &op.new
+    cdef uint32_t level
+    cdef int result
+    if op.new.first < op.old.first:
+        lower, upper = upper, lower
+    for level in range(op.tree.format.levels, 0, -1):
+        result = range_lock_level(lower, level)
+        if result == DONE:
+            result = range_lock_level(upper, level)
+        if result != DONE:
+            return result
+    return DONE
+
+
+cdef int move_settle(Move *op) noexcept nogil:
+    """Everything locked: freeze, reserve, commit; or undo, and say why not."""
+    cdef Tree *tree = op.tree
+    cdef uint32_t top = tree.format.levels
+    cdef int result = range_freeze(&op.old, tree.root, top, op.old.first, op.old.last)
+    if result == DONE:
+        result = range_freeze(&op.new, tree.root, top, op.new.first, op.new.last)
+    if result == DONE:
+        result = move_reserve(op)
+    if result == DONE:
+        op.old.begun = change_begin(tree)
+        op.new.begun = op.old.begun
+        move_commit(op)
+        flush(tree, op.old.begun, op.old.first, op.old.last)
+        change_end(tree, op.old.begun)
+    range_thaw(&op.old, tree.root, top, op.old.first, op.old.last)
+    range_thaw(&op.new, tree.root, top, op.new.first, op.new.last)
+    return result
+
+
+cdef int move_apply(Move *op, Record *me, uint64_t old, uint64_t new, uint64_t length) noexcept nogil:
+    """Move [old, old + length) to [new, new + length), which do not overlap; op.new.where says what stopped it."""
+    cdef Tree *tree = op.tree
+    cdef uint32_t turns = 0
+    cdef int result, attempts = 0
+    while True:
+        memset(op, 0, sizeof(Move))
+        op.tree = op.old.tree = op.new.tree = tree
+        op.old.me = op.new.me = me
+        op.old.kind, op.new.kind = MOVE_FROM, MOVE_TO
+        op.old.first, op.old.last = old, old + (length - 1)
+        op.new.first, op.new.last = new, new + (length - 1)
+        op.distance = new - old
+        op.old.pa_less_va = op.distance
+        op.new.pa_less_va = -op.distance
+        result = move_lock(op)
+        if result == DONE:
+            critical_enter(me)
+            section_enter(me)
+            result = move_settle(op)
+            section_leave(me)
+            range_release(&op.new)
+            range_unlock(&op.old)
+            range_unlock(&op.new)
+            range_retire(&op.old)
+            range_retire(&op.new)
+            fetch_add_relaxed_64(&tree.moves, op.moved)
+            critical_leave(me)
+        else:
+            range_unlock(&op.old)
+            range_unlock(&op.new)
+        collect_a_few(tree.domain)
+        if result == NO_FRAMES and frames_may_come(tree, &attempts):
+            continue
+        if result == DONE and not op.moved:
+            return NO_TABLE
+        if result != RESTART:
+            return result
+        fetch_add_relaxed_64(&tree.restarts, 1)
+        if not again(tree, tree.root, &turns):
+            return LIVELOCK
