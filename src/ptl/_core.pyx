@@ -100,6 +100,7 @@ include "core/batch.pxi"
 include "core/handles.pxi"
 include "core/table.pxi"
 include "core/cpu.pxi"
+include "core/collapser.pxi"
 include "core/native.pxi"
 
 epoch_start()

@@ -218,7 +218,7 @@ cdef int range_lock_level(Range *op, uint32_t level) noexcept nogil:
         section_leave(op.me)
         table = table_of(tree.block, found.table)
         # The other side of a move may have it.
-        if touches and not (table.in_range and lock_owner(&table.lock) == op.me.number):
+        if touches and not (lock_owner(&table.lock) == op.me.number and table.in_range):
             result = table_lock(tree, op.me, va, level, &found)
             if result != DONE:
                 return range_stopped(op, RESTART if result == NO_TABLE else result, va, found.level, found.state)

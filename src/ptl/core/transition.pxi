@@ -356,16 +356,18 @@ cdef void thaw_entries(Tree *tree, char *entries, uint32_t level, uint64_t count
 
 cdef struct Collapse:
     uint64_t pa                 # the frames to move to; UNMAPPED to stay where the entries are
+    bint owns_frames            # whether to take those, and to give back page by page the ones that are left
     uint64_t holes              # how many entries may be empty: their part of the frames becomes zero
     bint is_given               # whether the new leaf's attributes are, or else all entries have to agree
     uint32_t attributes
 
 
 cdef int collapse(
-    Tree *tree, Record *me, uint64_t va, uint32_t level, const Collapse *how, Found *found
+    Tree *tree, Record *me, uint64_t va, uint32_t level, Collapse *how, Found *found
 ) noexcept nogil:
     """TABLE to HUGE, for the slot of `va` on that level; contents are copied where both sides are data of the block."""
     cdef Table *child
+    cdef char *entries
     cdef int result, attempts = 0
     while True:
         result = table_lock(tree, me, va, level, found)
@@ -382,20 +384,54 @@ cdef int collapse(
             table_unlock(tree, found.table)
             return DEADLOCK
         critical_enter(me)
+        entries = tree.memory + table_offset(tree.block, child)
         result = NO_FRAMES
         if tables_park(tree.block, tree.order[level - 1], 1):
-            result = collapse_locked(tree, va, found.slot, level, how, tree.memory + table_offset(tree.block, child))
+            if not how.owns_frames or run_take(tree, level, &how.pa):
+                result = collapse_locked(tree, va, found.slot, level, how, entries)
+                if result != DONE and how.owns_frames:
+                    run_return(tree, level, how.pa)
             if result != DONE:
                 tables_unpark(tree.block, tree.order[level - 1], 1)
         lock_release(&child.lock)
         table_unlock(tree, found.table)
         if result == DONE:
             fetch_add_relaxed_64(&tree.collapses, 1)
+            if how.owns_frames:
+                pages_return(tree, entries, level - 1)
             table_retire(tree, child)
         critical_leave(me)
         collect_a_few(tree.domain)
         if result != NO_FRAMES or not frames_may_come(tree, &attempts):
             return result
+
+
+cdef inline uint32_t leaf_order(Tree *tree, uint32_t level) noexcept nogil:
+    """The order of the run of frames that a leaf of that level maps."""
+    return tree.format.level[level].shift - tree.block.frame_shift
+
+
+cdef bint run_take(Tree *tree, uint32_t level, uint64_t *pa) noexcept nogil:
+    cdef uint64_t frame = data_take(tree.block, leaf_order(tree, level))
+    pa[0] = tree.base + (frame << tree.block.frame_shift)
+    return frame != tree.block.frames
+
+
+cdef bint run_return(Tree *tree, uint32_t level, uint64_t pa) noexcept nogil:
+    """One owner less of what a leaf of that level maps; False when that is not one run that was handed out."""
+    if not is_data(tree.block, pa, span(&tree.format.level[level])):
+        return False
+    return data_give_back(tree.block, (pa - tree.base) >> tree.block.frame_shift, leaf_order(tree, level))
+
+
+cdef void pages_return(Tree *tree, char *entries, uint32_t level) noexcept nogil:
+    """Give back what the entries of a table that has left map; every Tlb has been flushed."""
+    cdef const LevelFormat *format = &tree.format.level[level]
+    cdef uint64_t i, raw
+    for i in range(format.entries):
+        raw = entry_load(entries + (i << format.entry_shift), tree.format.shape)
+        if is_leaf(format, raw):
+            run_return(tree, level, leaf_address(format, raw))
 
 
 cdef int collapse_locked(
