@@ -82,9 +82,12 @@ cdef extern from "core/system.h" nogil:
     void parking_init "ptl_parking_init"()
     bint membarrier_register "ptl_membarrier_register"()
     void membarrier "ptl_membarrier"()
+    bint is_faulty "ptl_is_faulty"(uint32_t)
+    bint choose_fault "ptl_choose_fault"(uint32_t)
     void advise_huge "ptl_advise_huge"(char *, size_t)
 
 include "core/words.pxi"
+include "core/faults.pxi"
 include "core/descriptor.pxi"
 include "core/lock.pxi"
 include "core/epoch.pxi"

@@ -309,7 +309,7 @@ cdef class MmuGather:
         cdef Record *me = own_record(self.pt)
         self.is_waiting = False
         critical_enter(me)
-        flush(self.pt.tree, self.begun, self.first, self.last)
+        flush(self.pt.tree, self.begun, self.first, self.last, NO_FLUSH_OF_A_GATHER)
         change_end(self.pt.tree, self.begun)
         self.begun = False
         critical_leave(me)

@@ -48,7 +48,7 @@ cdef int leaf_replace(
     begun = change_begin(tree)
     change = entry_change(tree, found.slot, expected, desired)
     if change == CHANGED:
-        flush(tree, begun, first, first + (span(level) - 1))
+        flush(tree, begun, first, first + (span(level) - 1), NO_FLUSH_OF_AN_ENTRY)
     change_end(tree, begun)
     critical_leave(me)
     return change
@@ -58,6 +58,8 @@ cdef uint64_t entry_freeze(Tree *tree, char *slot) noexcept nogil:
     """Freeze an entry, for the holder of its table's lock, and return its value without the frozen bit."""
     cdef const Format *format = &tree.format
     cdef uint64_t raw = entry_load(slot, format.shape)
+    if is_faulty(NOTHING_IS_FROZEN):
+        return raw
     while not entry_compare_exchange(slot, &raw, raw | frozen_bit(format, raw), format.shape):
         pass
     return raw

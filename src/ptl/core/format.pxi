@@ -74,10 +74,19 @@ cdef struct Format:
     uint64_t soft_flip              # the bits of it that are stored inverted
 
 
+cdef uint64_t load_in_halves(const uint32_t *slot) noexcept nogil:
+    """What a 32-bit machine sees of an entry of two words, when the words change between its two loads."""
+    cdef uint64_t low = load_acquire_32(slot)
+    sleep_ns(20_000)
+    return low | <uint64_t> load_acquire_32(slot + 1) << 32
+
+
 # -- one entry in memory ----------------------------------------------------------------------------------------------
 
 cdef inline uint64_t entry_load(char *slot, uint32_t shape) noexcept nogil:
     # Acquire, partner: whoever published the table or the leaf that the entry names.
+    if is_faulty(ENTRY_READ_IN_HALVES) and shape == NATIVE_64:
+        return load_in_halves(<uint32_t *> slot)
     if shape == NATIVE_64:
         return load_acquire_64(<uint64_t *> slot)
     if shape == NATIVE_32:

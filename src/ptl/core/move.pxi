@@ -26,6 +26,8 @@ cdef struct Move:
     uint64_t counted[LEVELS + 1]    # the first address of the last table counted as missing, by level
     bint is_counted[LEVELS + 1]
     bint moved                      # whether there was anything
+    uint64_t early                  # for MOVE_LOOKS_BEFORE_IT_LOCKS only
+    char *early_slot
 
 cdef struct Piece:                  # what is moved by one exchange
     uint64_t last                   # from the address asked for to this one
@@ -47,7 +49,10 @@ cdef void move_piece(Move *op, uint64_t va, Piece *piece) noexcept nogil:
     piece.slot, piece.raw, piece.level, piece.state = found.slot, found.raw, found.level, found.state
     piece.last = min(op.old.last, slot_last(format, va))
     piece.fits = found.level == 1 or covers(format, va, piece.last) and op.distance & (span(format) - 1) == 0
-    if found.level == 1 and table_last <= op.old.last and detaches(&op.old, 2, va, table_last):
+    if is_faulty(MOVE_LOOKS_BEFORE_IT_LOCKS) and op.early:
+        piece.slot, piece.raw, piece.level, piece.state = op.early_slot, op.early, 2, TABLE
+        piece.last, op.early = table_last, 0
+    elif found.level == 1 and table_last <= op.old.last and detaches(&op.old, 2, va, table_last):
         walk(tree, va, 2, &found)
         piece.slot, piece.raw, piece.level = found.slot, found.raw, 2
         piece.last = table_last
@@ -225,7 +230,7 @@ cdef bint move_split(Move *op, uint64_t va, Piece *piece) noexcept nogil:
     cdef Tree *tree = op.tree
     cdef uint64_t raw = slot_invalidate(tree, piece.slot, piece.level)
     cdef Table *table
-    flush(tree, op.old.begun, slot_first(tree, piece.level, va), slot_end(tree, piece.level, va))    # T7
+    flush(tree, op.old.begun, slot_first(tree, piece.level, va), slot_end(tree, piece.level, va), NO_FLUSH_BEFORE_A_CUT)    # T7
     table = split_table(tree, piece.level, raw, piece.level - 1)
     if table is NULL:
         entry_exchange(piece.slot, raw, tree.format.shape)
@@ -266,11 +271,19 @@ cdef int move_settle(Move *op) noexcept nogil:
         op.old.begun = change_begin(tree)
         op.new.begun = op.old.begun
         move_commit(op)
-        flush(tree, op.old.begun, op.old.first, op.old.last)
+        flush(tree, op.old.begun, op.old.first, op.old.last, NO_FLUSH_OF_A_MOVE)
         change_end(tree, op.old.begun)
     range_thaw(&op.old, tree.root, top, op.old.first, op.old.last)
     range_thaw(&op.new, tree.root, top, op.new.first, op.new.last)
     return result
+
+
+cdef void move_look_early(Move *op) noexcept nogil:
+    """Linux before 6.12: classify the old slot while nothing is locked."""
+    cdef Found found
+    walk(op.tree, op.old.first, 2, &found)
+    if found.level == 2 and found.state == TABLE:
+        op.early, op.early_slot = found.raw, found.slot
 
 
 cdef int move_apply(Move *op, Record *me, uint64_t old, uint64_t new, uint64_t length) noexcept nogil:
@@ -288,6 +301,8 @@ cdef int move_apply(Move *op, Record *me, uint64_t old, uint64_t new, uint64_t l
         op.distance = new - old
         op.old.pa_less_va = op.distance
         op.new.pa_less_va = -op.distance
+        if is_faulty(MOVE_LOOKS_BEFORE_IT_LOCKS):
+            move_look_early(op)
         result = move_lock(op)
         if result == DONE:
             critical_enter(me)

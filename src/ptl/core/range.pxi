@@ -379,7 +379,7 @@ cdef inline void commit_leaf(
         return
     if not private and state != EMPTY:
         entry_exchange(slot, tree.format.level[level].busy, tree.format.shape)      # T4: no TLB sees both
-        flush(tree, op.begun, va, slot_end(tree, level, va))
+        flush(tree, op.begun, va, slot_end(tree, level, va), NO_FLUSH_BEFORE_A_REPLACEMENT)
     if state == TABLE:
         detach(op, child_offset(tree, level, raw), level - 1)
     elif owns_tables(tree, level, state):
@@ -416,7 +416,7 @@ cdef void commit_split(
         raw = entry_load(slot, tree.format.shape)
     else:
         raw = slot_invalidate(tree, slot, level)
-        flush(tree, op.begun, slot_first(tree, level, va), slot_end(tree, level, va))       # T7
+        flush(tree, op.begun, slot_first(tree, level, va), slot_end(tree, level, va), NO_FLUSH_BEFORE_A_CUT)       # T7
     table = split_table(tree, level, raw, level - 1)
     if table is NULL:                                   # an entry of nobody's making, and no frames: let it be
         if not private:
@@ -526,7 +526,7 @@ cdef int range_settle(Range *op) noexcept nogil:
         op.begun = change_begin(tree)
         range_commit(op, tree.root, tree.format.levels, op.first, op.last, False)
         if not op.is_gathered:
-            flush(tree, op.begun, op.first, op.last)
+            flush(tree, op.begun, op.first, op.last, NO_FLUSH_OF_A_RANGE)
         change_end(tree, op.begun)
     else:
         range_thaw(op, tree.root, tree.format.levels, op.first, op.last)

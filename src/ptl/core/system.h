@@ -188,4 +188,33 @@ static inline void ptl_membarrier(void)
 
 #endif
 
+/* -- faults that a test puts in (faults.pxi) ---------------------------------------------------------------------- */
+
+#ifdef PTL_FAULTS
+static uint32_t ptl_fault;
+
+static inline int ptl_is_faulty(uint32_t fault)
+{
+    return ptl_fault == fault;
+}
+
+static inline int ptl_choose_fault(uint32_t fault)
+{
+    ptl_fault = fault;
+    return 1;
+}
+#else
+static inline int ptl_is_faulty(uint32_t fault)
+{
+    (void)fault;
+    return 0;
+}
+
+static inline int ptl_choose_fault(uint32_t fault)
+{
+    (void)fault;
+    return 0;
+}
+#endif
+
 #endif

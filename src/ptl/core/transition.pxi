@@ -326,7 +326,7 @@ cdef int retract(Tree *tree, Record *me, uint64_t va, uint32_t level, Found *fou
         return DEADLOCK
     critical_enter(me)
     entries = tree.memory + table_offset(tree.block, child)
-    for i in range(below.entries):                                                              # T3
+    for i in range(0 if is_faulty(RETRACT_TRUSTS_ITS_LOOK) else below.entries):                 # T3
         if entry_freeze(tree, entries + (i << below.entry_shift)) & ~tree.format.frozen_absent != below.empty:
             thaw_entries(tree, entries, level - 1, i + 1)
             result = NOT_EMPTY
@@ -334,7 +334,7 @@ cdef int retract(Tree *tree, Record *me, uint64_t va, uint32_t level, Found *fou
     if result == DONE:
         begun = change_begin(tree)
         entry_exchange(found.slot, tree.format.level[level].empty, tree.format.shape)
-        flush(tree, begun, slot_first(tree, level, va), slot_end(tree, level, va))
+        flush(tree, begun, slot_first(tree, level, va), slot_end(tree, level, va), NO_FLUSH_OF_A_RETRACT)
         change_end(tree, begun)
         fetch_add_relaxed_64(&tree.retracts, 1)
     lock_release(&child.lock)
@@ -448,10 +448,10 @@ cdef int collapse_locked(
     begun = change_begin(tree)
     if how.pa != UNMAPPED_RAW:
         withhold_write(tree, entries, level - 1)                                        # T6
-        flush(tree, begun, first_va, last_va)
+        flush(tree, begun, first_va, last_va, NO_FLUSH_BEFORE_A_COPY)
         copy_frames(tree, entries, level - 1, how.pa)
     entry_exchange(slot, format.level[level].busy, format.shape)                        # T4
-    flush(tree, begun, first_va, last_va)
+    flush(tree, begun, first_va, last_va, NO_FLUSH_BEFORE_A_HUGE_LEAF)
     for i in range(below.entries):                                                      # T5
         raw = entry_load(entries + (i << below.entry_shift), format.shape)
         if is_leaf(below, raw):
@@ -580,7 +580,7 @@ cdef int split_slot(Tree *tree, char *slot, uint32_t level, uint32_t target, uin
     cdef bint begun = change_begin(tree)
     cdef uint64_t raw = slot_invalidate(tree, slot, level)
     cdef Table *table
-    flush(tree, begun, slot_first(tree, level, va), slot_end(tree, level, va))                  # T7
+    flush(tree, begun, slot_first(tree, level, va), slot_end(tree, level, va), NO_FLUSH_BEFORE_A_SPLIT)                  # T7
     table = split_table(tree, level, raw, target)
     if table is not NULL:
         table_publish(tree, slot, level, table)

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: MIT
+"""Faults that a test puts in, one at a time, to show that another test fails then.
+
+Only a build with PTL_FAULTS=1 has them, and there PTL_FAULT names the one that is in. In every other build `is_faulty` is
+the constant 0, and nothing of this is compiled.
+"""
+
+cdef enum Fault:
+    MOVE_LOOKS_BEFORE_IT_LOCKS = 1      # mremap against retract, mended in Linux 6.12
+    RETRACT_TRUSTS_ITS_LOOK = 2         # a table that was filled again is reclaimed, mended while PT_RECLAIM was reviewed
+    NOTHING_IS_FROZEN = 3               # a detached table is written to: why pte_offset_map_rw_nolock has a snapshot
+    ENTRY_READ_IN_HALVES = 4            # an entry of two words is torn: why such a read keeps interrupts off
+    NO_FLUSH_OF_AN_ENTRY = 5
+    NO_FLUSH_OF_A_RETRACT = 6
+    NO_FLUSH_BEFORE_A_COPY = 7
+    NO_FLUSH_BEFORE_A_HUGE_LEAF = 8
+    NO_FLUSH_BEFORE_A_SPLIT = 9
+    NO_FLUSH_BEFORE_A_REPLACEMENT = 10
+    NO_FLUSH_BEFORE_A_CUT = 11
+    NO_FLUSH_OF_A_RANGE = 12
+    NO_FLUSH_OF_A_MOVE = 13
+    NO_FLUSH_OF_A_GATHER = 14
+
+FAULTS = {
+    "move looks before it locks": MOVE_LOOKS_BEFORE_IT_LOCKS,
+    "retract trusts its look": RETRACT_TRUSTS_ITS_LOOK,
+    "nothing is frozen": NOTHING_IS_FROZEN,
+    "entry read in halves": ENTRY_READ_IN_HALVES,
+    "no flush of an entry": NO_FLUSH_OF_AN_ENTRY,
+    "no flush of a retract": NO_FLUSH_OF_A_RETRACT,
+    "no flush before a copy": NO_FLUSH_BEFORE_A_COPY,
+    "no flush before a huge leaf": NO_FLUSH_BEFORE_A_HUGE_LEAF,
+    "no flush before a split": NO_FLUSH_BEFORE_A_SPLIT,
+    "no flush before a replacement": NO_FLUSH_BEFORE_A_REPLACEMENT,
+    "no flush before a cut": NO_FLUSH_BEFORE_A_CUT,
+    "no flush of a range": NO_FLUSH_OF_A_RANGE,
+    "no flush of a move": NO_FLUSH_OF_A_MOVE,
+    "no flush of a gather": NO_FLUSH_OF_A_GATHER,
+}
+"""Every fault that a build with PTL_FAULTS=1 can be given, by name."""
+
+if "PTL_FAULT" in os.environ and not choose_fault(FAULTS[os.environ["PTL_FAULT"]]):
+    raise ImportError("PTL_FAULT needs a build with PTL_FAULTS=1")
