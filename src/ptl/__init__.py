@@ -1,6 +1,6 @@
 """ptl: a lock-free page table whose tables come and go under its readers."""
 
-from ptl import arch, tlb
+from ptl import arch, collapse, tlb
 from ptl._core import (
     UNMAPPED,
     AddressError,
@@ -51,6 +51,7 @@ __all__ = [
     "Walk",
     "__version__",
     "arch",
+    "collapse",
     "default_domain",
     "tlb",
 ]

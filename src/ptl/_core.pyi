@@ -6,7 +6,6 @@ from typing import (
     Any,
     Final,
     Literal,
-    NoReturn,
     Protocol,
     Self,
     SupportsIndex,
@@ -161,7 +160,6 @@ class Pin(Handle):
     def __new__(cls, domain: EpochDomain) -> Self: ...
 
 class PteMap(Handle):
-    def __init__(self, *args: object, **kwargs: object) -> NoReturn: ...
     @property
     def va(self) -> int: ...
     @property
@@ -190,7 +188,6 @@ class PteLock(PteMap): ...
 class PteKernel(PteMap): ...
 
 class Slot:
-    def __init__(self, *args: object, **kwargs: object) -> NoReturn: ...
     @property
     def va(self) -> int: ...
     @property
@@ -313,9 +310,7 @@ class Tlb:
     def translate(self, pt: PageTable, va: SupportsIndex, /, access: str = "r", *, user: bool = False) -> int: ...
     def read(self, pt: PageTable, va: SupportsIndex, length: SupportsIndex, /, *, user: bool = False) -> bytes: ...
     def write(self, pt: PageTable, va: SupportsIndex, data: ReadableBuffer, /, *, user: bool = False) -> None: ...
-    def flush(
-        self, pt: PageTable, va: SupportsIndex | None = None, length: SupportsIndex | None = None, /
-    ) -> None: ...
+    def flush(self, pt: PageTable, va: SupportsIndex | None = None, length: SupportsIndex | None = None, /) -> None: ...
     def verify(self) -> int: ...
     def stats(self) -> dict[str, int]: ...
 
@@ -327,3 +322,30 @@ class MmuGather:
     def protect(self, va: SupportsIndex, length: SupportsIndex, flags: str, /) -> int: ...
     def free(self, pa: SupportsIndex, length: SupportsIndex | None = None, /) -> None: ...
     def flush(self) -> None: ...
+
+# -- one step of a collapser ------------------------------------------------------------------------------------------
+
+class ScanResult(Enum):
+    COLLAPSED = 0
+    NO_TABLE = 1
+    ALREADY = 2
+    TOO_EMPTY = 3
+    TOO_SWAPPED = 4
+    TOO_SHARED = 5
+    SWAPPED = 6
+    NO_FRAMES = 7
+    CHANGED = 8
+    BAD = 9
+
+def collapse_pages(
+    pt: PageTable,
+    va: SupportsIndex,
+    flags: str,
+    /,
+    *,
+    max_ptes_none: SupportsIndex | None = None,
+    max_ptes_swap: SupportsIndex = 0,
+    max_ptes_shared: SupportsIndex | None = None,
+) -> ScanResult: ...
+
+FAULTS: Final[dict[str, int]]

@@ -327,6 +327,20 @@ class I386(X86):
         return self.PSE
 
 
+class I386Pae(I386):
+    """As I386, with 64-bit entries, 2 MiB leaves, and four entries on top that the core reads when CR3 is loaded."""
+
+    def goes_on(self, level: int, raw: int) -> bool:
+        return level == 3 and raw & 1 == 1 or super().goes_on(level, raw)
+
+    def unjudged(self, level: int, *, leaf: bool) -> int:
+        above_52_bits, of_a_table = 0x7FF0_0000_0000_0000, 0x8000_0000_0000_01E6
+        return X86.unjudged(self, level, leaf=leaf) | above_52_bits | (of_a_table if level == 3 else 0)
+
+    def _cr4(self) -> int:
+        return self.PSE | self.PAE
+
+
 class Riscv(Cpu):
     """Sv39, in S and U mode, with MXR clear."""
 
@@ -404,6 +418,7 @@ BOARDS = {
     "x86_64": Board(X86, 0x1_0000_0000, 40),
     "x86_64_la57": Board(X86, 0xFF_0000_0000, 40),
     "i386": Board(I386, 0x4000_0000, 32),
+    "i386_pae": Board(I386Pae, 0x4000_0000, 36),
     "riscv_sv39": Board(Riscv, 0x8000_0000, 56),
 }
 

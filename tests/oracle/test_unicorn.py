@@ -31,7 +31,7 @@ from ptl import Outcome, State
 pytestmark = pytest.mark.skipif(bool(mmu.MISSING), reason=mmu.MISSING)
 
 REGION = 0x20_0000_0000  # 128 GiB: a free place in every 64-bit format's lower half
-REGIONS = {"i386": 0x8000_0000}
+REGIONS = {"i386": 0x8000_0000, "i386_pae": 0x8000_0000}
 
 
 @pytest.fixture(params=mmu.BOARDS)
@@ -103,7 +103,7 @@ def all_flags(arch: ptl.arch.Arch) -> list[str]:
 
 def has_address(arch: ptl.arch.Arch, va: int) -> bool:
     """Whether a program of this architecture can name the address at all, canonical or not."""
-    return 0 <= va < 1 << (64 if arch.entry_bytes == 8 else 32)
+    return 0 <= va < 1 << (64 if arch.va_bits > 32 else 32)
 
 
 def canonical(arch: ptl.arch.Arch, va: int) -> int:

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from ptl._core import State
 from ptl.arch import riscv, tiny, x86
-from ptl.arch.description import FLAGS, Arch, Entry, Field, Flag, Level, Pattern
+from ptl.arch.description import FLAGS, Arch, Entry, Field, Flag, Level, Pattern, Soft, SoftEntry
 
-__all__ = ["FLAGS", "Arch", "Entry", "Field", "Flag", "Level", "Pattern", "State", "get", "names"]
+__all__ = ["FLAGS", "Arch", "Entry", "Field", "Flag", "Level", "Pattern", "Soft", "SoftEntry", "State", "get", "names"]
 
 _BY_NAME: dict[str, Arch] = {arch.name: arch for family in (x86, riscv, tiny) for arch in family.ARCHITECTURES}
 _ALIASES = {"riscv": "riscv_sv39"}

@@ -128,6 +128,29 @@ class Level:
         return Field(self.address.mask & ~low, self.address.left_shift)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Soft:
+    """Where an entry that is not present keeps what software wrote in it: a type and an offset, as in Linux."""
+
+    type_mask: int
+    offset_mask: int
+    inverted_offset: bool = False
+    """Whether the offset is stored inverted, so that no bit pattern of it names a frame that a CPU may speculate on."""
+    exclusive: int = 0
+    """The bit that says that nobody else has the page; 0 where there is none left."""
+    base: int = 0
+    """Bits of every such entry."""
+
+
+@dataclass(frozen=True, slots=True)
+class SoftEntry:
+    """What software wrote in an entry that is not present: which kind, and where."""
+
+    type: int
+    offset: int
+    exclusive: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One decoded entry: its state, and for a leaf or a table the address, for a leaf the attributes."""
@@ -175,6 +198,8 @@ class Arch:
     """The attributes that an entry can withhold or grant, by letter."""
     implied: str = ""
     """Attributes that every leaf grants: the format has no bit to withhold them."""
+    soft: Soft
+    """How software's own entries are encoded, on every level that has leaves."""
     write_needs_read: bool = False
     """Whether "w" without "r" is an encoding that the format reserves."""
     layout: tuple[Level, ...] = field(repr=False)
@@ -270,6 +295,53 @@ class Arch:
             return Entry(State.SOFT, frozen=frozen)
         return Entry(State.BAD, frozen=frozen)
 
+    @property
+    def soft_types(self) -> int:
+        """How many types software's entries can have."""
+        return (self.soft.type_mask >> _shift(self.soft.type_mask)) + 1
+
+    @property
+    def soft_offsets(self) -> int:
+        """How many offsets software's entries can have."""
+        return (self.soft.offset_mask >> _shift(self.soft.offset_mask)) + 1
+
+    def encode_soft(self, type: int, offset: int, *, exclusive: bool = False) -> int:
+        """The entry, for any level that has leaves, that keeps a type and an offset while nothing is present.
+
+        Raises FormatError for what does not fit, and for the one pair, if there is one, that would be the empty entry.
+
+        >>> import ptl.arch
+        >>> riscv = ptl.arch.get("riscv_sv39")
+        >>> hex(riscv.encode_soft(3, 0x1234))
+        '0x1234180'
+        >>> riscv.decode_soft(0x1234180)
+        SoftEntry(type=3, offset=4660, exclusive=False)
+        """
+        if not 0 <= type < self.soft_types or not 0 <= offset < self.soft_offsets:
+            raise FormatError(
+                f"type {type} and offset {offset:#x} do not fit an entry of {self.name}: "
+                f"below {self.soft_types} and {self.soft_offsets:#x}"
+            )
+        if exclusive and not self.soft.exclusive:
+            raise FormatError(f"{self.name} has no bit for an exclusive entry")
+        raw = self.soft.base | type << _shift(self.soft.type_mask)
+        raw |= offset << _shift(self.soft.offset_mask) ^ (self.soft.offset_mask if self.soft.inverted_offset else 0)
+        raw |= self.soft.exclusive if exclusive else 0
+        if raw == self.layout[0].empty:
+            raise FormatError(f"type {type} and offset {offset:#x} would be the empty entry of {self.name}")
+        return raw
+
+    def decode_soft(self, raw: int) -> SoftEntry:
+        """The type and the offset of an entry of software's own, frozen or not. Raises FormatError for any other."""
+        if self.decode(raw).state is not State.SOFT:
+            raise FormatError(f"entry {raw:#x} of {self.name} is {self.decode(raw).state.name}, not SOFT")
+        offset = (raw ^ (self.soft.offset_mask if self.soft.inverted_offset else 0)) & self.soft.offset_mask
+        return SoftEntry(
+            (raw & self.soft.type_mask) >> _shift(self.soft.type_mask),
+            offset >> _shift(self.soft.offset_mask),
+            bool(raw & self.soft.exclusive),
+        )
+
     @staticmethod
     def _is_leaf(level: Level, pattern: Pattern | None, raw: int) -> bool:
         """Whether an entry is a leaf of that pattern: the valid, or the invalid one."""
@@ -291,3 +363,8 @@ class Arch:
             if letter in self.implied
             or (letter in self.flags and raw & self.flags[letter].mask == self.flags[letter].yes)
         )
+
+
+def _shift(mask: int) -> int:
+    """The number of the lowest bit of a mask."""
+    return (mask & -mask).bit_length() - 1

@@ -13,13 +13,14 @@ R or X it is a leaf, at any level; W without R is reserved. In an entry for a ta
 frame number must be 0; in a leaf above level 1 the low bits of the frame number must be.
 
 When V is 0 hardware ignores the rest; software calls the entry present all the same when R or X is set, which is how
-a huge leaf that is being split looks, or bit 5 (no access). Swap entries have 0 in bits 5 and 3 to 1, so W without R
-marks a frozen one, and W and U a busy one.
+a huge leaf that is being split looks, or bit 5 (no access). Swap entries have the offset from bit 12
+up, the type in bits 11-7, E (exclusive) in bit 6, and 0 in bits 5 and 3 to 1, so W without R marks a frozen one, and W
+and U a busy one.
 """
 
 from __future__ import annotations
 
-from ptl.arch.description import Arch, Field, Flag, Level, Pattern
+from ptl.arch.description import Arch, Field, Flag, Level, Pattern, Soft
 
 V, R, W, X, U, G, A, D = (1 << bit for bit in range(8))
 ADDRESS = Field(0x003F_FFFF_FFFF_FC00, left_shift=2)
@@ -69,6 +70,7 @@ SV39 = Arch(
         "d": Flag.bit(7),
     },
     write_needs_read=True,
+    soft=Soft(type_mask=0x1F << 7, offset_mask=(1 << 64) - (1 << 12), exclusive=1 << 6),
     layout=(_level("PTE", 12, leaf_level=True), _level("PMD", 21), _level("PGD", 30)),
 )
 

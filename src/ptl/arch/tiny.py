@@ -9,11 +9,13 @@
 
 P present, W write, X execute, U user, G global, A accessed, D dirty, leaf (above level 1), F frozen, B busy. A table
 has four entries of 8 bytes, so it is 32 bytes and its address has 5 low bits of 0. Leaves map 4 KiB, 16 KiB and 64 KiB.
+
+Software's entries keep a type in bits 4-1, an offset in place of the address, and E in the place of W.
 """
 
 from __future__ import annotations
 
-from ptl.arch.description import Arch, Field, Flag, Level, Pattern
+from ptl.arch.description import Arch, Field, Flag, Level, Pattern, Soft
 
 P, LEAF, BUSY, FROZEN = (1 << bit for bit in (0, 58, 59, 60))
 ADDRESS = Field(0x000F_FFFF_FFFF_FFE0)
@@ -52,6 +54,7 @@ TINY = Arch(
     frozen_absent=FROZEN,
     flags={letter: Flag.bit(52 + i) for i, letter in enumerate("wxugad")},
     implied="r",
+    soft=Soft(type_mask=0b1111 << 1, offset_mask=ADDRESS.mask, exclusive=1 << 52),
     layout=(_level("PTE", 12, leaf_level=True), _level("PMD", 14), _level("PGD", 16)),
 )
 

@@ -290,10 +290,9 @@ cdef int format_read(Format *format, object arch) except -1:
         if letter in arch.flags:
             flag = arch.flags[letter]
             format.mask[i], format.yes[i], format.no[i] = flag.mask, flag.yes, flag.no
-    if getattr(arch, "soft", None) is not None:
-        format.soft_mask = arch.soft.offset_mask
-        format.soft_flip = format.soft_mask if arch.soft.inverted_offset else 0
-        format.soft_shift = count_trailing_zeros(format.soft_mask)
+    format.soft_mask = arch.soft.offset_mask
+    format.soft_flip = format.soft_mask if arch.soft.inverted_offset else 0
+    format.soft_shift = count_trailing_zeros(format.soft_mask)
     for number in range(1, format.levels + 1):
         level = &format.level[number]
         description = arch.level(number)

@@ -565,6 +565,7 @@ cdef class PageTable:
         cdef Collapse how
         cdef Found found
         cdef int result
+        memset(&how, 0, sizeof(Collapse))
         how.pa = UNMAPPED_RAW
         how.holes = as_count(holes, "holes")
         how.is_given = flags is not None
