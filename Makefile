@@ -29,13 +29,13 @@ lint: .venv-lint/done        ## style and types
 .venv-test/done: $(SOURCES)
 	$(PYTHON) -m venv .venv-test
 	.venv-test/bin/python -m pip install --quiet --upgrade "pip>=25.1"
-	.venv-test/bin/pip install --quiet --group test ".[cli]"
+	.venv-test/bin/pip install --quiet --group test ".[cli,mm]"
 	touch $@
 
 .venv-lint/done: $(SOURCES)
 	$(PYTHON) -m venv .venv-lint
 	.venv-lint/bin/python -m pip install --quiet --upgrade "pip>=25.1"
-	.venv-lint/bin/pip install --quiet --group lint --group test ".[cli]"
+	.venv-lint/bin/pip install --quiet --group lint --group test ".[cli,mm]"
 	touch $@
 
 clean:

@@ -401,15 +401,19 @@ cdef class PageTable:
 
     # -- changing one entry
 
-    def compare_exchange(self, va, expected, desired, /):
+    def compare_exchange(self, va, expected, desired, /, *, level=None):
         """Change the entry that decides about an address from one raw value to another; whether it was done.
+
+        level: the level that the entry must be on; by default any. The same bits may mean another leaf on another level,
+            so whoever does not keep transitions out should say which was seen.
 
         The entry is the huge leaf that maps the address, or software's in its place (a migration), or else its entry in
         the leaf table. Lock-free; while the entry is frozen it walks again. Raises PageFault when there is none,
         FormatError for bits that are no leaf, no software entry and, in the leaf table, not empty.
         """
         cdef uint64_t old = as_entry(self.tree, expected)
-        return change_leaf(self, canonical(self, va), &old, as_entry(self.tree, desired))
+        cdef uint32_t only = 0 if level is None else level_number(self, level, 1)
+        return change_leaf(self, canonical(self, va), &old, as_entry(self.tree, desired), only)
 
     def exchange(self, va, entry, /):
         """Store a raw entry for an address and return the one it replaced. As `compare_exchange`, until it is done."""
@@ -418,7 +422,7 @@ cdef class PageTable:
         while True:
             find_settled(self, address, &found)
             old = found.raw & ~frozen_bit(&self.tree.format, found.raw)
-            if change_leaf(self, address, &old, new):
+            if change_leaf(self, address, &old, new, 0):
                 return old
 
     def test_and_clear(self, va, flag, /):
@@ -444,7 +448,7 @@ cdef class PageTable:
             if not attributes_of(&self.tree.format, found.raw) >> letter & 1:
                 return False
             old = found.raw & ~frozen_bit(&self.tree.format, found.raw)
-            if change_leaf(self, address, &old, attribute_cleared(&self.tree.format, old, letter)):
+            if change_leaf(self, address, &old, attribute_cleared(&self.tree.format, old, letter), 0):
                 return True
 
     # -- the fallible map and lock
@@ -787,8 +791,8 @@ cdef int range_run(PageTable pt, Range *op, Record *me, uint64_t first, uint64_t
     return result
 
 
-cdef bint change_leaf(PageTable pt, uint64_t va, uint64_t *expected, uint64_t desired) except -1:
-    """Compare-exchange of the entry that decides about va; whether it was done."""
+cdef bint change_leaf(PageTable pt, uint64_t va, uint64_t *expected, uint64_t desired, uint32_t only) except -1:
+    """Compare-exchange of the entry that decides about va, on the level `only` unless it is 0; whether it was done."""
     cdef Record *me = own_record(pt)
     cdef Found found
     cdef uint64_t old
@@ -797,6 +801,8 @@ cdef bint change_leaf(PageTable pt, uint64_t va, uint64_t *expected, uint64_t de
     while result == RESTART:                        # ends: the level changes only by somebody's transition
         find_settled(pt, va, &found)
         level = found.level
+        if only and level != only:
+            return False
         if level > 1 and found.state != HUGE and not is_soft_leaf(pt.tree, &found):
             raise PageFault(va, level, state_of(found.state))
         if found.raw & ~frozen_bit(&pt.tree.format, found.raw) != expected[0] and is_settable_somewhere(pt.tree, desired):
