@@ -47,6 +47,7 @@ ptep_test_and_clear_young = PageTable.test_and_clear
 pmd_offset = PageTable.pmd
 pmdp_get_lockless = Slot.load
 pmd_lock = Slot.lock
+pmd_trylock = Slot.try_lock
 pmd_none, pmd_trans_huge, pmd_bad, is_swap_pmd = State.EMPTY, State.HUGE, State.BAD, State.SOFT
 """What the kernel asks with four predicates, in this order, is one answer here: `Slot.state`."""
 

@@ -331,7 +331,7 @@ class I386Pae(I386):
     """As I386, with 64-bit entries, 2 MiB leaves, and four entries on top that the core reads when CR3 is loaded."""
 
     def goes_on(self, level: int, raw: int) -> bool:
-        return level == 3 and raw & 1 == 1 or super().goes_on(level, raw)
+        return (level == 3 and raw & 1 == 1) or super().goes_on(level, raw)
 
     def unjudged(self, level: int, *, leaf: bool) -> int:
         above_52_bits, of_a_table = 0x7FF0_0000_0000_0000, 0x8000_0000_0000_01E6

@@ -345,10 +345,25 @@ cdef class Slot:
         While it is held no transition changes the slot. Blocking. Raises RuntimeError when this thread holds the lock
         already.
         """
-        cdef SlotLock handle
-        cdef uint32_t owner
         self.raw()
-        owner = lock_if_attached(self.pt, self.table, self.first, self.number)
+        return self.locked(lock_if_attached(self.pt, self.table, self.first, self.number))
+
+    def try_lock(self):
+        """As `lock`, without waiting: None also when somebody else, or this thread, holds the lock. Wait-free.
+
+        For whoever holds the lock of a table below, and must not wait for one above it.
+        """
+        cdef Record *me = own_record(self.pt)
+        self.raw()
+        if not lock_try(&self.table.lock, me.number):
+            return None
+        if not is_attached(self.pt.tree, me, self.table, self.first, self.number):
+            lock_release(&self.table.lock)
+            return None
+        return self.locked(me.number)
+
+    cdef object locked(self, uint32_t owner):
+        cdef SlotLock handle
         if not owner:
             return None
         handle = SlotLock.__new__(SlotLock)
@@ -405,20 +420,25 @@ cdef Table *pin_table(Tree *tree, Record *me, uint64_t va, uint32_t level, Found
 cdef uint32_t lock_if_attached(PageTable pt, Table *table, uint64_t va, uint32_t level) except? 0:
     """Lock a pinned table and return the lock's owner; 0, and not held, when it no longer covers va (H3, H4)."""
     cdef Record *me = own_record(pt)
-    cdef Found found
     cdef bint taken
     if not lock_try(&table.lock, me.number):
         with nogil:
             taken = lock_acquire(&table.lock, me.number)
         if not taken:
             raise RuntimeError("this thread holds the lock of that table already, and would wait for itself")
-    section_enter(me)
-    walk(pt.tree, va, level, &found)
-    section_leave(me)
-    if found.level == level and found.table == table_offset(pt.tree.block, table):
+    if is_attached(pt.tree, me, table, va, level):
         return me.number
     lock_release(&table.lock)
     return 0
+
+
+cdef bint is_attached(Tree *tree, Record *me, Table *table, uint64_t va, uint32_t level) noexcept nogil:
+    """Whether that table, whose lock we hold, is the one of that level that covers va."""
+    cdef Found found
+    section_enter(me)
+    walk(tree, va, level, &found)
+    section_leave(me)
+    return found.level == level and found.table == table_offset(tree.block, table)
 
 
 cdef object map_table(PageTable pt, uint64_t va, type kind, bint writable):

@@ -49,9 +49,9 @@ cdef void move_piece(Move *op, uint64_t va, Piece *piece) noexcept nogil:
     piece.slot, piece.raw, piece.level, piece.state = found.slot, found.raw, found.level, found.state
     piece.last = min(op.old.last, slot_last(format, va))
     piece.fits = found.level == 1 or covers(format, va, piece.last) and op.distance & (span(format) - 1) == 0
-    if is_faulty(MOVE_LOOKS_BEFORE_IT_LOCKS) and op.early:
+    if is_faulty(MOVE_LOOKS_BEFORE_IT_LOCKS) and op.early and va == op.old.first:
         piece.slot, piece.raw, piece.level, piece.state = op.early_slot, op.early, 2, TABLE
-        piece.last, op.early = table_last, 0
+        piece.last = table_last
     elif found.level == 1 and table_last <= op.old.last and detaches(&op.old, 2, va, table_last):
         walk(tree, va, 2, &found)
         piece.slot, piece.raw, piece.level = found.slot, found.raw, 2
