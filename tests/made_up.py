@@ -39,7 +39,7 @@ NOTHING_IS_NOT_ZERO = replace(
     name="nothing is not zero",
     present_mask=NOT_PRESENT | LEAF,
     present_flip=NOT_PRESENT,
-    soft=replace(TINY.soft, base=NOT_PRESENT),
+    soft=replace(TINY.soft, base=TINY.soft.base | NOT_PRESENT, inverted_offset=True),
     flags={**TINY.flags, "w": Flag.inverted(52), "a": Flag.inverted(56), "d": Flag.inverted(57)},
     layout=(_level("PTE", 12, leaf_level=True), _level("PMD", 14), _level("PGD", 16)),
 )

@@ -204,6 +204,26 @@ def test_names():
     assert ptl.PageTable().arch is ptl.arch.get("x86_64")
 
 
+def test_the_four_entries_on_top_of_pae_say_present_and_where():
+    """Everything else in them is reserved, or tells how to cache the table; anything reserved makes them BAD."""
+    arch = ptl.arch.get("i386_pae")
+    pt = ptl.PageTable(arch, frames=ptl.Frames(1 << 16, domain=DOMAIN))
+    assert arch.table_bytes(3) == 32
+    assert arch.page_sizes == (1 << 12, 1 << 21)
+    for va in range(0, 1 << 32, 1 << 30):
+        pt.map(va, 0x1000, flags="rwxug")
+        step, below = pt.walk(va).steps[:2]
+        assert (step.level, step.index, step.table_pa) == (3, va >> 30, pt.root)
+        assert step.raw == below.table_pa | 1
+        assert below.raw & 0xFFF == 0b111
+        ignored, cached = (1 << bit for bit in (9, 10)), (1 << bit for bit in (3, 4))
+        for bit in (*ignored, *cached):
+            assert arch.decode(step.raw | bit, 3).state is State.TABLE
+        for bit in (*range(1, 3), *range(5, 9), *range(52, 64)):
+            assert arch.decode(step.raw | 1 << bit, 3).state is State.BAD
+    pt.check()
+
+
 # -- the core, on the same bits
 
 

@@ -175,7 +175,7 @@ def test_several_threads_of_a_role(child: Child) -> None:
 
 
 @linux_only
-@pytest.mark.parametrize("arch", ["i386", "riscv_sv39"])
+@pytest.mark.parametrize("arch", ["i386", "i386_pae", "riscv_sv39"])
 def test_another_architecture_gets_relocated_addresses_and_says_so(child: Child, arch: str) -> None:
     options = "--pid", child.pid, "--arch", arch, "--policy", "epoch"
     found = raced(*options)
@@ -501,7 +501,7 @@ def test_the_fullest_regions_are_collapsed_and_their_holes_counted(layout: Layou
 
 # -- where pages go ---------------------------------------------------------------------------------------------------
 
-ARCHITECTURES = ("x86_64", "i386", "riscv_sv39")
+ARCHITECTURES = ("x86_64", "i386", "i386_pae", "riscv_sv39")
 TOP = 1 << 47
 
 

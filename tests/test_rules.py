@@ -20,7 +20,7 @@ import pytest
 import ptl
 from helpers import Crew, in_thread, python
 
-ARCHITECTURES = ("x86_64", "i386", "riscv_sv39", "tiny")
+ARCHITECTURES = ("x86_64", "i386", "i386_pae", "riscv_sv39", "tiny")
 FRAMES = 64
 Call = Callable[["World"], object]
 

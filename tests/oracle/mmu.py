@@ -17,6 +17,7 @@ What this judge cannot say (`Cpu.unjudged` has the bits):
 
 - x86 has 40 bits of physical address here; it faults on an address above.
 - 32-bit x86 has PSE-36: bits 20 to 13 of a 4 MiB leaf are address bits 39 to 32, which ptl calls reserved.
+- It does not mind bits 8 to 5, 2 and 1 of a level-3 entry of i386_pae, which are reserved.
 - An x86 entry for a table may itself deny access. ptl's entries for tables never do, and its walk does not ask.
 - RISC-V here is from before a CPU had to fault on bits 63 to 54 of any entry, and on D, A and U of one for a table.
 - An entry that points to another place than a table. ptl knows where its tables are; a CPU does not.
@@ -328,17 +329,21 @@ class I386(X86):
 
 
 class I386Pae(I386):
-    """As I386, with 64-bit entries, 2 MiB leaves, and four entries on top that the core reads when CR3 is loaded."""
+    """As I386, with 64-bit entries, 2 MiB leaves, and four entries on top, which this CPU reads anew in each walk."""
 
     def goes_on(self, level: int, raw: int) -> bool:
-        return (level == 3 and raw & 1 == 1) or super().goes_on(level, raw)
+        present = 1 << 0
+        return bool(raw & present) if level == 3 else super().goes_on(level, raw)
 
     def unjudged(self, level: int, *, leaf: bool) -> int:
-        above_52_bits, of_a_table = 0x7FF0_0000_0000_0000, 0x8000_0000_0000_01E6
-        return X86.unjudged(self, level, leaf=leaf) | above_52_bits | (of_a_table if level == 3 else 0)
+        if level < 3:
+            return X86.unjudged(self, level, leaf=leaf)
+        above_40_bits = 0x000F_FF00_0000_0000
+        write, user, bits_8_to_5 = 1 << 1, 1 << 2, 0b1111 << 5
+        return above_40_bits | write | user | bits_8_to_5
 
     def _cr4(self) -> int:
-        return self.PSE | self.PAE
+        return self.PAE
 
 
 class Riscv(Cpu):
@@ -418,7 +423,7 @@ BOARDS = {
     "x86_64": Board(X86, 0x1_0000_0000, 40),
     "x86_64_la57": Board(X86, 0xFF_0000_0000, 40),
     "i386": Board(I386, 0x4000_0000, 32),
-    "i386_pae": Board(I386Pae, 0x4000_0000, 36),
+    "i386_pae": Board(I386Pae, 0x4000_0000, 40),
     "riscv_sv39": Board(Riscv, 0x8000_0000, 56),
 }
 

@@ -566,6 +566,25 @@ def test_hardware_sees_nothing_in_a_slot_that_is_frozen_empty_or_busy(machine, r
     pt.check()
 
 
+def test_hardware_sees_nothing_in_what_software_keeps(machine, region):
+    """In place of a leaf of any size: every type, every bit of the offset, exclusive or not, frozen or not."""
+    arch, pt = machine.arch, machine.pt
+    types = [arch.encode_soft(kind, 0) for kind in range(arch.soft_types)]
+    offsets = [arch.encode_soft(0, 1 << n) for n in range(arch.soft_offsets.bit_length() - 1)]
+    all_ones = arch.encode_soft(arch.soft_types - 1, arch.soft_offsets - 1, exclusive=True)
+    for number in leaf_levels(arch):
+        size = arch.level(number).span
+        pt.map(region, 0, size, "rwxu", page_size=size)
+        step = pt.walk(region).steps[-1]
+        for raw, frozen in product((*types, *offsets, all_ones), (0, arch.frozen_absent)):
+            machine.poke(step, raw | frozen)
+            assert pt.walk(region).steps[-1].state is State.SOFT
+            assert set(verdicts(machine, [region])) == {FAULT}
+        machine.poke(step, step.raw)
+        pt.unmap(region, size)
+    pt.check()
+
+
 def test_hardware_sees_nothing_in_a_huge_leaf_that_is_being_split(machine, region):
     """INVALID: a fault for every access, while ptl goes on to translate."""
     arch, pt = machine.arch, machine.pt
@@ -641,11 +660,15 @@ def test_random_entries(machine, region, seed):
 
 
 def random_entry(machine: Machine, step: ptl.Step, rng: random.Random) -> int:
-    """Random bits for the entry at a step. Most are leaves as far as the address goes, some of them but for one bit."""
+    """Random bits for the entry at a step.
+
+    Most are leaves as far as the address goes, or, where there is no leaf, name a table; some of them but for one bit.
+    """
     level, core = machine.arch.level(step.level), machine.cores[0]
     raw = rng.getrandbits(8 * machine.arch.entry_bytes)
-    if level.leaf is not None and rng.random() < 0.6:
-        raw = raw & ~level.leaf.mask | level.leaf.value
+    shape = level.leaf or level.table
+    if rng.random() < 0.6:
+        raw = raw & ~shape.mask | shape.value
         if rng.random() < 0.3:
             raw ^= 1 << rng.randrange(8 * machine.arch.entry_bytes)
     if core.goes_on(step.level, raw):

@@ -130,21 +130,28 @@ class Level:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Soft:
-    """Where an entry that is not present keeps what software wrote in it: a type and an offset, as in Linux."""
+    """Where an entry that is not present keeps what software wrote in it, the same on every level that has leaves.
+
+    Such an entry is never taken for another state: its fields share no bit with `Arch.present_mask`,
+    `Arch.frozen_absent` and `Level.busy`, and with `base` it is never empty, whatever type and offset are. The number
+    of any frame that `Arch.pa_bits` can name fits in the offset.
+    """
 
     type_mask: int
+    """Bits that follow one another."""
     offset_mask: int
-    inverted_offset: bool = False
-    """Whether the offset is stored inverted, so that no bit pattern of it names a frame that a CPU may speculate on."""
-    exclusive: int = 0
-    """The bit that says that nobody else has the page; 0 where there is none left."""
+    """Bits that follow one another."""
+    exclusive: int
+    """One bit that belongs to neither: no other table has the page."""
     base: int = 0
-    """Bits of every such entry."""
+    """Bits that every such entry has."""
+    inverted_offset: bool = False
+    """Whether the offset is stored inverted: a small one then looks like an address far above all memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class SoftEntry:
-    """What software wrote in an entry that is not present: which kind, and where."""
+    """What software keeps in an entry that is not present: of which type, where, and whether nobody else has it."""
 
     type: int
     offset: int
@@ -308,39 +315,43 @@ class Arch:
     def encode_soft(self, type: int, offset: int, *, exclusive: bool = False) -> int:
         """The entry, for any level that has leaves, that keeps a type and an offset while nothing is present.
 
-        Raises FormatError for what does not fit, and for the one pair, if there is one, that would be the empty entry.
+        It is SOFT on each of these levels, frozen or not. Types begin with 0 and mean what the caller likes: a swap
+        device, a migration to wait for, a marker. The offset of a migration is the number of a frame. Raises
+        FormatError for a type that is not below `soft_types`, or an offset that is not below `soft_offsets`.
 
         >>> import ptl.arch
         >>> riscv = ptl.arch.get("riscv_sv39")
         >>> hex(riscv.encode_soft(3, 0x1234))
-        '0x1234180'
-        >>> riscv.decode_soft(0x1234180)
+        '0x8000000001234180'
+        >>> riscv.decode_soft(0x8000000001234180)
         SoftEntry(type=3, offset=4660, exclusive=False)
         """
-        if not 0 <= type < self.soft_types or not 0 <= offset < self.soft_offsets:
-            raise FormatError(
-                f"type {type} and offset {offset:#x} do not fit an entry of {self.name}: "
-                f"below {self.soft_types} and {self.soft_offsets:#x}"
-            )
-        if exclusive and not self.soft.exclusive:
-            raise FormatError(f"{self.name} has no bit for an exclusive entry")
-        raw = self.soft.base | type << _shift(self.soft.type_mask)
-        raw |= offset << _shift(self.soft.offset_mask) ^ (self.soft.offset_mask if self.soft.inverted_offset else 0)
-        raw |= self.soft.exclusive if exclusive else 0
-        if raw == self.layout[0].empty:
-            raise FormatError(f"type {type} and offset {offset:#x} would be the empty entry of {self.name}")
-        return raw
+        soft = self.soft
+        if not 0 <= type < self.soft_types:
+            raise FormatError(f"type {type} does not fit: {self.name} has types 0 to {self.soft_types - 1}")
+        if not 0 <= offset < self.soft_offsets:
+            raise FormatError(f"offset {offset:#x} does not fit: {self.name} has offsets below {self.soft_offsets:#x}")
+        stored = offset << _shift(soft.offset_mask) ^ self._soft_flip
+        return soft.base | type << _shift(soft.type_mask) | stored | (soft.exclusive if exclusive else 0)
 
     def decode_soft(self, raw: int) -> SoftEntry:
-        """The type and the offset of an entry of software's own, frozen or not. Raises FormatError for any other."""
-        if self.decode(raw).state is not State.SOFT:
-            raise FormatError(f"entry {raw:#x} of {self.name} is {self.decode(raw).state.name}, not SOFT")
-        offset = (raw ^ (self.soft.offset_mask if self.soft.inverted_offset else 0)) & self.soft.offset_mask
+        """The type and the offset in an entry that is SOFT on every level that has leaves; it may be frozen.
+
+        Raises FormatError for any other entry, ValueError for a number that does not fit an entry.
+        """
+        for number, level in enumerate(self.layout, 1):
+            if level.leaf is not None and (state := self.decode(raw, number).state) is not State.SOFT:
+                raise FormatError(f"entry {raw:#x} of {self.name} is {state.name} on level {number}, not SOFT")
+        soft = self.soft
         return SoftEntry(
-            (raw & self.soft.type_mask) >> _shift(self.soft.type_mask),
-            offset >> _shift(self.soft.offset_mask),
-            bool(raw & self.soft.exclusive),
+            (raw & soft.type_mask) >> _shift(soft.type_mask),
+            ((raw ^ self._soft_flip) & soft.offset_mask) >> _shift(soft.offset_mask),
+            bool(raw & soft.exclusive),
         )
+
+    @property
+    def _soft_flip(self) -> int:
+        return self.soft.offset_mask if self.soft.inverted_offset else 0
 
     @staticmethod
     def _is_leaf(level: Level, pattern: Pattern | None, raw: int) -> bool:

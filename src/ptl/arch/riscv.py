@@ -13,9 +13,13 @@ R or X it is a leaf, at any level; W without R is reserved. In an entry for a ta
 frame number must be 0; in a leaf above level 1 the low bits of the frame number must be.
 
 When V is 0 hardware ignores the rest; software calls the entry present all the same when R or X is set, which is how
-a huge leaf that is being split looks, or bit 5 (no access). Swap entries have the offset from bit 12
-up, the type in bits 11-7, E (exclusive) in bit 6, and 0 in bits 5 and 3 to 1, so W without R marks a frozen one, and W
-and U a busy one.
+a huge leaf that is being split looks, or bit 5 (no access). Software's entries are Linux's swap entries:
+
+    software's    63   62 ...................... 12   11-7    6   5   4   3   2   1   0
+                   1   offset                         type    E   0   0   0   F   0   0
+
+E exclusive. W without R marks a frozen one, and W and U a busy entry. Bit 63 is the top of Linux's offset, which no
+frame number reaches (that takes 44 of the 51 bits left); without it type 0 at offset 0 would be an empty entry.
 """
 
 from __future__ import annotations
@@ -70,7 +74,7 @@ SV39 = Arch(
         "d": Flag.bit(7),
     },
     write_needs_read=True,
-    soft=Soft(type_mask=0x1F << 7, offset_mask=(1 << 64) - (1 << 12), exclusive=1 << 6),
+    soft=Soft(type_mask=0x1F << 7, offset_mask=(1 << 63) - (1 << 12), exclusive=1 << 6, base=1 << 63),
     layout=(_level("PTE", 12, leaf_level=True), _level("PMD", 21), _level("PGD", 30)),
 )
 

@@ -7,17 +7,19 @@
     entry         60   59   58  57  56  55  54  53  52  51 ................. 5   4-1   0
                    F    B  leaf  D   A   G   U   X   W   physical address             P
 
+    software's    61   60   59  58  57  56  55  54  53  52  51 ................. 5   4-1   0
+                   1    F    0   0   0   0   0   0   0   E   offset                  type  0
+
 P present, W write, X execute, U user, G global, A accessed, D dirty, leaf (above level 1), F frozen, B busy. A table
 has four entries of 8 bytes, so it is 32 bytes and its address has 5 low bits of 0. Leaves map 4 KiB, 16 KiB and 64 KiB.
-
-Software's entries keep a type in bits 4-1, an offset in place of the address, and E in the place of W.
+E exclusive. Bit 61 of software's entries means nothing else; without it type 0 at offset 0 would be an empty one.
 """
 
 from __future__ import annotations
 
 from ptl.arch.description import Arch, Field, Flag, Level, Pattern, Soft
 
-P, LEAF, BUSY, FROZEN = (1 << bit for bit in (0, 58, 59, 60))
+P, LEAF, BUSY, FROZEN, SOFT = (1 << bit for bit in (0, 58, 59, 60, 61))
 ADDRESS = Field(0x000F_FFFF_FFFF_FFE0)
 
 
@@ -54,7 +56,7 @@ TINY = Arch(
     frozen_absent=FROZEN,
     flags={letter: Flag.bit(52 + i) for i, letter in enumerate("wxugad")},
     implied="r",
-    soft=Soft(type_mask=0b1111 << 1, offset_mask=ADDRESS.mask, exclusive=1 << 52),
+    soft=Soft(type_mask=0b1111 << 1, offset_mask=ADDRESS.mask, exclusive=1 << 52, base=SOFT),
     layout=(_level("PTE", 12, leaf_level=True), _level("PMD", 14), _level("PGD", 16)),
 )
 

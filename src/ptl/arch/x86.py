@@ -14,35 +14,47 @@
     address       |level 3| level 2 | level 1 | offset     |
                       2        9         9         12
 
-    entry, 64-bit  63   62-53  52   51 ............ 12   11-9    8   7   6   5   4   3   2   1   0
-                   NX          F    physical address             G   PS  D   A  PCD PWT  U   W   P
-    entry, i386    31 ............ 12     11   10-9    8   7   6   5   4   3   2   1   0
-                    physical address       F           G   PS  D   A  PCD PWT  U   W   P
+    entry, x86_64      63   62-53  52   51 ............ 12   11-9    8   7   6   5   4   3   2   1   0
+                       NX          F    physical address             G   PS  D   A  PCD PWT  U   W   P
+    entry, i386_pae    63   62-52       51 ............ 12   11      8   7   6   5   4   3   2   1   0
+                       NX     0         physical address      F      G   PS  D   A  PCD PWT  U   W   P
+    the same, level 3   0     0         physical address      F      0   0   0   0  PCD PWT  0   0   P
+    entry, i386                         31 ............ 12   11      8   7   6   5   4   3   2   1   0
+                                        physical address      F      G   PS  D   A  PCD PWT  U   W   P
 
 P present, W write, U user, A accessed, D dirty, PS leaf above level 1 (at level 1 it is PAT), G global, NX no
-execute, F frozen: hardware ignores 11-9 in every entry and, in 64-bit entries, 58-52 too. When P is 0 hardware
-ignores the rest. Software then still calls an entry present when PS is set, which is how a huge leaf that is being
-split looks, or bit 8 (no access). Swap entries leave bits 6 to 4 (i386: bit 6) alone, so those mark a frozen and a
-busy one.
+execute, F frozen: hardware ignores 11-9 in every entry and, in those of x86_64, 58-52 too. i386_pae reserves 62-52, and
+in its four entries of level 3 whatever is 0 above: there is no right to withhold. A CPU may read these four only when
+CR3 is written, which holds 32 bits: the root must lie below 4 GiB.
 
-Software's entries keep a type in bits 63-59 and an offset, inverted, in 58-9, with E (exclusive) in bit 3 where the
-machine has 64 bits; i386 a type in bits 5-1 and an offset in 31-9. (The kernel's 32-bit E is bit 7, which here tells a
-huge leaf that is being split: those formats have none.)
+Every other entry for a table is made with P, W and U set, so that the leaf alone decides. A 4 MiB leaf of i386 has an
+address of 32 bits: bits 20 to 13, which PSE-36 uses for more, must be 0.
 
-Every entry for a table is made with P, W and U set, so that the leaf alone decides; but in a level-3 entry of i386_pae
-W and U are reserved, and so are NX, A, D and PS. A 4 MiB leaf of i386 has an address of 32 bits: bits 20 to 13, which
-PSE-36 uses for more, must be 0.
+When P is 0 hardware ignores the rest. Software then still calls an entry present when PS is set, which is how a huge
+leaf that is being split looks, or bit 8 (no access). Software's entries are Linux's swap entries, where they can be:
+
+    software's, 64 bits   63-59   58 ............... 9    8   7   6   5   4   3   2   1   0
+                          type    offset, inverted        0   0   1   0   F   E   0   0   0
+    software's, i386      31 ........ 12   11   10    9   8   7   6   5-1             0
+                          offset           0    1    E   0   0   F   type            0
+
+E exclusive. Bits 4 and 5 mark a busy entry; on i386 6 and 11. Without the bit that is always 1, one pair of type 0 and
+an offset would be an empty entry: with the last offset where it is inverted, with offset 0 on i386. Linux leaves bit 6
+of the longer entries alone. In the shorter ones its offset begins with bit 9; what is left here is just a frame number.
+On both 32-bit machines its E is bit 7, for it has no huge entries of this kind there; here they would be leaves that
+are being split.
 """
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 from ptl.arch.description import Arch, Field, Flag, Level, Pattern, Soft
 
 P, W, U, A, D, PS, G, NX = (1 << bit for bit in (0, 1, 2, 5, 6, 7, 8, 63))
 TABLE = P | W | U
-SOURCE = "Intel SDM volume 3A, chapter 4 (paging); Linux arch/x86/include/asm/pgtable_types.h"
+SOURCE = (
+    "Intel SDM volume 3A, chapter 4 (paging); "
+    "Linux arch/x86/include/asm/pgtable_types.h, pgtable_64.h, pgtable-3level.h, pgtable-2level.h"
+)
 
 _64_ADDRESS = Field(0x000F_FFFF_FFFF_F000)
 _FLAGS = {"w": Flag.bit(1), "u": Flag.bit(2), "g": Flag.bit(8), "a": Flag.bit(5), "d": Flag.bit(6)}
@@ -99,7 +111,9 @@ def _64(name: str, title: str, va_bits: int, *top: Level) -> Arch:
 
 
 _64_BUSY = 0b11 << 4
-_64_SOFT = Soft(type_mask=0x1F << 59, offset_mask=(1 << 59) - (1 << 9), inverted_offset=True, exclusive=1 << 3)
+_64_SOFT = Soft(
+    type_mask=0x1F << 59, offset_mask=(1 << 59) - (1 << 9), exclusive=1 << 3, base=1 << 6, inverted_offset=True
+)
 _P4D = _upper("P4D", 39, 9, _64_ADDRESS, leaf=False, busy=_64_BUSY)
 _PGD = _upper("PGD", 48, 9, _64_ADDRESS, leaf=False, busy=_64_BUSY)
 
@@ -123,8 +137,8 @@ I386 = Arch(
     frozen_absent=1 << 6,
     flags=_FLAGS,
     implied="rx",
-    soft=Soft(type_mask=0x1F << 1, offset_mask=(1 << 32) - (1 << 9)),
-    layout=(_leaf(10, _32_ADDRESS), _upper("PGD", 22, 10, _32_ADDRESS, leaf=True, busy=0b11 << 5)),
+    soft=Soft(type_mask=0x1F << 1, offset_mask=0xFFFF_F000, exclusive=1 << 9, base=1 << 10),
+    layout=(_leaf(10, _32_ADDRESS), _upper("PGD", 22, 10, _32_ADDRESS, leaf=True, busy=1 << 6 | 1 << 11)),
 )
 
 _PAE_RESERVED = 0x7FF0_0000_0000_0000
@@ -135,7 +149,7 @@ I386_PAE = Arch(
     title="x86, PAE paging",
     source=SOURCE,
     va_bits=32,
-    pa_bits=52,
+    pa_bits=52,  # as wide as the manual lets it be; a CPU that has no 64-bit mode has 36
     entry_bytes=8,
     byte_order="little",
     walker="hardware",
@@ -145,7 +159,7 @@ I386_PAE = Arch(
     frozen_absent=1 << 4,
     flags={**_FLAGS, "x": Flag.inverted(63)},
     implied="r",
-    soft=replace(_64_SOFT, exclusive=0),
+    soft=_64_SOFT,
     layout=(
         _leaf(9, _64_ADDRESS, _PAE_RESERVED),
         _upper("PMD", 21, 9, _64_ADDRESS, leaf=True, busy=_64_BUSY, reserved=_PAE_RESERVED),

@@ -1,0 +1,237 @@
+"""The promise: what software keeps in an entry that is not present comes back, and is never taken for anything else.
+
+On every format, for every type and offset, exclusive or not, frozen or not, on every level that has leaves; and the
+core, which reads the same description, agrees. What Linux defines is where Linux has it.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import ptl
+from made_up import MADE_UP, architecture
+from ptl import FormatError, Outcome, State
+from ptl.arch import Arch, Entry, SoftEntry
+from reference import entries
+
+NAMES = [*ptl.arch.names(), *MADE_UP]
+EACH = pytest.mark.parametrize("arch", [architecture(name) for name in NAMES], ids=NAMES)
+
+
+def leaf_levels(arch: Arch) -> list[int]:
+    """The levels that have leaves."""
+    return [level for level in range(1, arch.levels + 1) if arch.level(level).leaf is not None]
+
+
+def ends_and_bits(count: int) -> list[int]:
+    """Of the numbers below a power of two: 0, the last, each single bit, and all bits but one."""
+    bits = [1 << bit for bit in range(count.bit_length() - 1)]
+    return sorted({0, count - 1, *bits, *(count - 1 - bit for bit in bits)})
+
+
+def soft_entries(arch: Arch) -> Iterator[SoftEntry]:
+    """Every type with every offset that has one bit set, or one clear, or all the same."""
+    offsets = ends_and_bits(arch.soft_offsets)
+    for kind, offset, exclusive in itertools.product(range(arch.soft_types), offsets, (False, True)):
+        yield SoftEntry(kind, offset, exclusive)
+
+
+def any_soft_entry(arch: Arch) -> st.SearchStrategy[SoftEntry]:
+    """Any type with any offset."""
+    kinds, offsets = st.integers(0, arch.soft_types - 1), st.integers(0, arch.soft_offsets - 1)
+    return st.builds(SoftEntry, kinds, offsets, st.booleans())
+
+
+def encode(arch: Arch, entry: SoftEntry) -> int:
+    return arch.encode_soft(entry.type, entry.offset, exclusive=entry.exclusive)
+
+
+# -- the description by itself
+
+
+def is_kept(arch: Arch, entry: SoftEntry) -> None:
+    """The entry comes back, and is SOFT wherever there are leaves; so is its frozen twin."""
+    raw = encode(arch, entry)
+    assert 0 <= raw < 1 << 8 * arch.entry_bytes
+    for bits, frozen in ((raw, False), (raw | arch.frozen_absent, True)):
+        assert arch.decode_soft(bits) == entry
+        for level in leaf_levels(arch):
+            assert arch.decode(bits, level) == Entry(State.SOFT, frozen=frozen)
+
+
+@EACH
+def test_every_type_is_kept_with_every_bit_of_the_offset(arch):
+    for entry in soft_entries(arch):
+        is_kept(arch, entry)
+
+
+@EACH
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_any_software_entry_is_kept(arch, data):
+    is_kept(arch, data.draw(any_soft_entry(arch)))
+
+
+@EACH
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_two_software_entries_differ_in_their_bits(arch, data):
+    one, other = data.draw(any_soft_entry(arch)), data.draw(any_soft_entry(arch))
+    assert (encode(arch, one) == encode(arch, other)) is (one == other)
+
+
+@EACH
+def test_types_and_offsets_are_as_many_as_their_bits(arch):
+    soft = arch.soft
+    for mask in (soft.type_mask, soft.offset_mask):
+        lowest = mask & -mask
+        assert mask.bit_count() == (mask // lowest).bit_length()  # one run of bits
+    assert soft.exclusive.bit_count() == 1
+    assert arch.soft_types == 1 << soft.type_mask.bit_count() > 1
+    assert arch.soft_offsets == 1 << soft.offset_mask.bit_count() > 1
+
+
+@EACH
+def test_an_offset_can_be_the_number_of_any_frame(arch):
+    assert arch.soft_offsets >= 1 << arch.pa_bits - arch.page_shift
+
+
+@EACH
+def test_no_field_touches_a_bit_that_decides(arch):
+    """What tells present from absent, what freezes, what is busy; and no other field."""
+    soft = arch.soft
+    fields = [soft.type_mask, soft.offset_mask, soft.exclusive]
+    busy = [arch.level(level).busy for level in leaf_levels(arch)]
+    for mask, taken in itertools.product(fields, (soft.base, arch.present_mask, arch.frozen_absent, *busy)):
+        assert not mask & taken
+    for one, other in itertools.combinations(fields, 2):
+        assert not one & other
+    assert not soft.base & arch.frozen_absent
+    for level in leaf_levels(arch):
+        assert soft.base & ~arch.level(level).empty  # or the right offset would make it empty
+
+
+@EACH
+def test_what_does_not_fit_is_refused(arch):
+    for kind in (-1, arch.soft_types, 1 << 64):
+        with pytest.raises(FormatError, match=f"type {kind} does not fit"):
+            arch.encode_soft(kind, 0)
+    for offset in (-1, arch.soft_offsets, 1 << 64):
+        with pytest.raises(FormatError, match=f"offset {offset:#x} does not fit"):
+            arch.encode_soft(0, offset)
+
+
+@EACH
+def test_only_software_s_entries_are_decoded(arch):
+    """Not a leaf, a table, an empty or a busy entry, or a huge leaf that is being split."""
+    for level in leaf_levels(arch):
+        geometry = arch.level(level)
+        leaf = arch.encode(geometry.span, "rw", level)
+        others = [geometry.empty, geometry.empty | arch.frozen_absent, leaf, leaf | arch.frozen_present]
+        if level > 1:
+            others.append(geometry.table_set | geometry.address.put(arch.table_bytes(level - 1)))
+            others.append(leaf & ~geometry.invalid_clear | geometry.invalid_set)
+            others.append(geometry.busy)
+        for raw in others:
+            with pytest.raises(FormatError, match=f"entry {raw:#x} of {arch.name} is .*, not SOFT"):
+                arch.decode_soft(raw)
+    for raw in (-1, 1 << 8 * arch.entry_bytes):
+        with pytest.raises(ValueError, match="does not fit"):
+            arch.decode_soft(raw)
+
+
+LINUX = {
+    # name: the entry that Linux makes of a type and an offset, and the bits that are ours
+    "x86_64": (lambda kind, offset: kind << 59 | (~offset & (1 << 50) - 1) << 9, 1 << 6),
+    "x86_64_la57": (lambda kind, offset: kind << 59 | (~offset & (1 << 50) - 1) << 9, 1 << 6),
+    "i386_pae": (lambda kind, offset: kind << 59 | (~offset & (1 << 50) - 1) << 9, 1 << 6),
+    "riscv_sv39": (lambda kind, offset: kind << 7 | offset << 12, 1 << 63),
+}
+EXCLUSIVE = {"x86_64": 1 << 3, "x86_64_la57": 1 << 3, "riscv_sv39": 1 << 6}
+
+
+@pytest.mark.parametrize("name", LINUX)
+def test_the_bits_are_linux_s(name):
+    """...but for one that is always set, and for the exclusive bit of PAE."""
+    arch, (linux, ours) = ptl.arch.get(name), LINUX[name]
+    for entry in soft_entries(arch):
+        if not entry.exclusive:
+            assert encode(arch, entry) == linux(entry.type, entry.offset) | ours
+    assert name not in EXCLUSIVE or arch.soft.exclusive == EXCLUSIVE[name]
+
+
+def test_on_i386_the_type_is_where_linux_has_it():
+    i386 = ptl.arch.get("i386")
+    for kind in range(i386.soft_types):
+        assert i386.encode_soft(kind, 0) == kind << 1 | i386.soft.base
+    assert i386.soft_types == 32
+
+
+# -- the core, on the same bits
+
+
+class Live:
+    """A table of an architecture with one leaf of each size."""
+
+    def __init__(self, arch: Arch) -> None:
+        self.pt = ptl.PageTable(arch, frames=ptl.Frames(1 << 23, domain=ptl.EpochDomain()))
+        self.places = {level: arch.level(level).span for level in leaf_levels(arch)}
+        for level, va in self.places.items():
+            size = arch.level(level).span
+            self.pt.map(va, 0, size, page_size=size)
+
+
+@functools.cache
+def live(name: str) -> Live:
+    return Live(architecture(name))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_the_core_takes_a_software_entry_in_place_of_a_leaf_of_any_size(name, data):
+    pt, arch = live(name).pt, architecture(name)
+    entry = data.draw(any_soft_entry(arch))
+    for level, va in live(name).places.items():
+        leaf, raw = pt.lookup(va).raw, encode(arch, entry)
+        assert pt.exchange(va, raw) == leaf
+        end = pt.walk(va).steps[-1]
+        assert (end.level, end.state, end.raw) == (level, State.SOFT, raw)
+        assert pt.slot(va, level).state is State.SOFT
+        assert pt.lookup(va) is None
+        with pytest.raises(ptl.PageFault) as fault:
+            pt.translate(va)
+        assert (fault.value.level, fault.value.state) == (level, State.SOFT)
+        pt.check()
+        assert pt.compare_exchange(va, raw, leaf)
+        assert pt.translate(va + 1) == 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=20, deadline=None)
+@given(data=st.data())
+def test_a_split_counts_the_offset_up_in_pages(name, data):
+    """And what it makes is SOFT even where the offset begins again with 0."""
+    arch = architecture(name)
+    level = data.draw(st.sampled_from(leaf_levels(arch)[1:]))
+    smaller = leaf_levels(arch)[leaf_levels(arch).index(level) - 1]
+    pages = arch.level(smaller).span >> arch.page_shift
+    whole = arch.level(level).span >> arch.page_shift
+    last = arch.soft_offsets - 1
+    offsets = st.one_of(st.integers(0, last), st.integers(last - whole, last))
+    entry = SoftEntry(data.draw(st.integers(0, arch.soft_types - 1)), data.draw(offsets), data.draw(st.booleans()))
+    pt, va = Live(arch).pt, arch.level(level).span
+    pt.exchange(va, encode(arch, entry))
+    assert pt.split(va) is Outcome.DONE
+    table = next(step for step in pt.walk(va).steps if step.level == smaller)
+    for i, raw in enumerate(entries(pt, table.table_pa, smaller)):
+        offset = (entry.offset + i * pages) % arch.soft_offsets
+        assert arch.decode_soft(raw) == SoftEntry(entry.type, offset, entry.exclusive)
+        assert arch.decode(raw, smaller).state is State.SOFT
+    pt.check()
