@@ -18,6 +18,7 @@ lint: .venv-lint/done        ## style and types
 	.venv-lint/bin/ruff check . && .venv-lint/bin/ruff format --check .
 	PATH="$(CURDIR)/.venv-lint/bin:$$PATH" cython-lint src/ptl
 	.venv-lint/bin/mypy
+	MYPYPATH=examples/patterns .venv-lint/bin/mypy examples/patterns
 	.venv-lint/bin/python -m mypy.stubtest ptl._core ptl._race --allowlist stubtest-allowlist.txt --ignore-disjoint-bases
 
 .venv-demo/done: $(SOURCES)

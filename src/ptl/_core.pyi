@@ -6,6 +6,7 @@ from typing import (
     Any,
     Final,
     Literal,
+    Never,
     Protocol,
     Self,
     SupportsIndex,
@@ -160,6 +161,7 @@ class Pin(Handle):
     def __new__(cls, domain: EpochDomain) -> Self: ...
 
 class PteMap(Handle):
+    def __init__(self, *args: Never, **kwargs: Never) -> None: ...
     @property
     def va(self) -> int: ...
     @property
@@ -188,6 +190,7 @@ class PteLock(PteMap): ...
 class PteKernel(PteMap): ...
 
 class Slot:
+    def __init__(self, *args: Never, **kwargs: Never) -> None: ...
     @property
     def va(self) -> int: ...
     @property

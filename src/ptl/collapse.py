@@ -253,6 +253,8 @@ class Collapser:
         turns = len(regions) if pages is None else min(len(regions), max(1, pages // self._entries))
         first = next((i for i, va in enumerate(regions) if va > self._cursor), 0) if pages is not None else 0
         in_thread = threading.current_thread() is self._thread
+        if not regions:
+            self._full_scans += 1
         for turn in range(turns):
             if in_thread and self._wanted is not Activity.RUNNING:
                 break

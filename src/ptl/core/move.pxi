@@ -230,7 +230,9 @@ cdef bint move_split(Move *op, uint64_t va, Piece *piece) noexcept nogil:
     cdef Tree *tree = op.tree
     cdef uint64_t raw = slot_invalidate(tree, piece.slot, piece.level)
     cdef Table *table
-    flush(tree, op.old.begun, slot_first(tree, piece.level, va), slot_end(tree, piece.level, va), NO_FLUSH_BEFORE_A_CUT)    # T7
+    flush(                                                                                      # T7
+        tree, op.old.begun, slot_first(tree, piece.level, va), slot_end(tree, piece.level, va), NO_FLUSH_BEFORE_A_CUT
+    )
     table = split_table(tree, piece.level, raw, piece.level - 1)
     if table is NULL:
         entry_exchange(piece.slot, raw, tree.format.shape)

@@ -580,7 +580,7 @@ cdef int split_slot(Tree *tree, char *slot, uint32_t level, uint32_t target, uin
     cdef bint begun = change_begin(tree)
     cdef uint64_t raw = slot_invalidate(tree, slot, level)
     cdef Table *table
-    flush(tree, begun, slot_first(tree, level, va), slot_end(tree, level, va), NO_FLUSH_BEFORE_A_SPLIT)                  # T7
+    flush(tree, begun, slot_first(tree, level, va), slot_end(tree, level, va), NO_FLUSH_BEFORE_A_SPLIT)      # T7
     table = split_table(tree, level, raw, target)
     if table is not NULL:
         table_publish(tree, slot, level, table)

@@ -30,6 +30,10 @@ class Mapping:
     def __len__(self) -> int:
         return self.end - self.start
 
+    def is_like(self, other: Mapping) -> bool:
+        """Whether two mappings side by side could be one."""
+        return (self.prot, self.grows_down, self.huge_pages) == (other.prot, other.grows_down, other.huge_pages)
+
     def covers(self, start: int, end: int) -> bool:
         """Whether all of [start, end) is inside."""
         return self.start <= start and end <= self.end

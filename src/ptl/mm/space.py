@@ -190,7 +190,7 @@ class AddressSpace:
 
     def _grow_in_place(self, old: int, old_length: int, new_length: int) -> bool:
         end = old + old_length
-        with self._change(old, end, whole=True) as pieces:
+        with self._change(old, end, whole=True, neighbours=False):
             mapping = self._mappings.at(old)
             if mapping is None or mapping.end != end or old + new_length > self._top - self._page:
                 return False
@@ -198,7 +198,6 @@ class AddressSpace:
                 return False
             grown = Mapping(mapping.start, old + new_length, mapping.prot, mapping.grows_down, mapping.huge_pages)
             self._mappings = self._mappings.replaced((mapping,), (grown,))
-            del pieces
             return True
 
     def _move(self, old: int, old_length: int, new_length: int, new: int | None) -> int:
@@ -209,7 +208,7 @@ class AddressSpace:
             self.mmap(new_length, "", addr=new)
         moved = min(old_length, new_length)
         try:
-            with self._change(old, old + old_length, whole=True) as pieces:
+            with self._change(old, old + old_length, whole=True, neighbours=False) as pieces:
                 source = self._mappings.at(old)
                 target = self._mappings.at(new)
                 assert source is not None
@@ -432,21 +431,25 @@ class AddressSpace:
     # -- mappings as they are changed
 
     @contextmanager
-    def _change(self, start: int, end: int, *, whole: bool = False) -> Iterator[list[Mapping]]:
+    def _change(self, start: int, end: int, *, whole: bool = False, neighbours: bool = True) -> Iterator[list[Mapping]]:
         """The mappings of a range, with nobody else inside (S4). Raises AddressError for holes in a `whole` one."""
         with self._changing:
             if whole:
                 self._check_whole(start, end)
-            touched = self._mappings.overlapping(start, end)
+            # With its neighbours, which it may become one with.
+            touched = self._mappings.overlapping(max(start - neighbours, 0), end + neighbours)
             with self._policy.change(touched):
                 self._range = start, end
                 yield touched
 
     def _publish(self, touched: list[Mapping], change: Callable[[Mapping], Mapping | None]) -> None:
-        """Replace the part of each mapping inside the range of `_change`; what sticks out stays."""
+        """Replace the part of each mapping inside the range of `_change`, and merge what is alike."""
         start, end = self._range
-        new = []
+        new: list[Mapping] = []
         for mapping in touched:
+            if mapping.end <= start or end <= mapping.start:
+                new.append(mapping)
+                continue
             inside = _like(mapping, start=max(start, mapping.start), end=min(end, mapping.end))
             if mapping.start < start:
                 new.append(_like(mapping, end=start))
@@ -455,7 +458,13 @@ class AddressSpace:
                 new.append(changed)
             if mapping.end > end:
                 new.append(_like(mapping, start=end))
-        self._mappings = self._mappings.replaced(touched, new)
+        merged: list[Mapping] = []
+        for mapping in new:
+            if merged and merged[-1].end == mapping.start and merged[-1].is_like(mapping):
+                merged[-1] = _like(merged[-1], end=mapping.end)
+            else:
+                merged.append(mapping)
+        self._mappings = self._mappings.replaced(touched, merged)
 
     def _check_whole(self, start: int, end: int) -> None:
         va = start
