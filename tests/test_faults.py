@@ -33,6 +33,7 @@ GUARDS = {
     "no flush of a range": "test_tlb.py::test_a_range_flushes",
     "no flush of a move": "test_tlb.py::test_a_move_flushes",
     "no flush of a gather": "test_tlb.py::test_a_gather_flushes_once",
+    "no flush of a table that is moved": "test_tlb.py::test_a_move_flushes",
 }
 """Every fault, and the test that guards against it."""
 

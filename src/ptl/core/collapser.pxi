@@ -86,13 +86,13 @@ cdef int scan_table(
 
 cdef int collapse_region(
     Tree *tree, Record *me, uint64_t va, uint32_t attributes, uint64_t most_empty, uint64_t most_soft,
-    uint64_t most_shared
+    uint64_t most_shared, Found *found
 ) noexcept nogil:
-    cdef Found found
+    """A Scan, or a result that raises."""
     cdef Collapse how
     cdef int result
     section_enter(me)
-    walk(tree, va, 2, &found)
+    walk(tree, va, 2, found)
     result = SCAN_NO_TABLE
     if found.level == 2 and found.state == TABLE:
         result = scan_table(
@@ -108,10 +108,12 @@ cdef int collapse_region(
     how.holes = most_empty
     how.is_given = True
     how.attributes = attributes
-    result = collapse(tree, me, va, 2, &how, &found)
+    result = collapse(tree, me, va, 2, &how, found)
     if result == DONE:
         return COLLAPSED
-    return SCAN_NO_FRAMES if result == NO_FRAMES else SCAN_CHANGED
+    if result == NO_FRAMES:
+        return SCAN_NO_FRAMES
+    return result if result >= FAILED else SCAN_CHANGED
 
 
 def collapse_pages(
@@ -134,9 +136,12 @@ def collapse_pages(
     cdef uint64_t swap = as_count(max_ptes_swap, "max_ptes_swap")
     cdef uint64_t shared = entries if max_ptes_shared is None else as_count(max_ptes_shared, "max_ptes_shared")
     cdef uint32_t attributes = attributes_asked(pt, flags)
+    cdef Found found
     cdef int result
     if not tree.format.level[2].has_leaf or tree.format.level[1].shift < tree.block.frame_shift:
         raise FormatError(f"{pt.arch.name} in {pt.frames!r} has no pages to make a leaf of level 2 of")
     with nogil:
-        result = collapse_region(tree, me, address, attributes, none, swap, shared)
-    return SCAN_RESULTS[result]
+        result = collapse_region(tree, me, address, attributes, none, swap, shared, &found)
+    if result < FAILED:
+        return SCAN_RESULTS[result]
+    return outcome(pt, result, address, &found)

@@ -20,6 +20,7 @@ cdef enum Fault:
     NO_FLUSH_OF_A_RANGE = 12
     NO_FLUSH_OF_A_MOVE = 13
     NO_FLUSH_OF_A_GATHER = 14
+    NO_FLUSH_OF_A_TABLE = 15
 
 FAULTS = {
     "move looks before it locks": MOVE_LOOKS_BEFORE_IT_LOCKS,
@@ -36,6 +37,7 @@ FAULTS = {
     "no flush of a range": NO_FLUSH_OF_A_RANGE,
     "no flush of a move": NO_FLUSH_OF_A_MOVE,
     "no flush of a gather": NO_FLUSH_OF_A_GATHER,
+    "no flush of a table that is moved": NO_FLUSH_OF_A_TABLE,
 }
 """Every fault that a build with PTL_FAULTS=1 can be given, by name."""
 

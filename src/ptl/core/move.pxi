@@ -203,6 +203,8 @@ cdef void move_table(Move *op, uint64_t va, Piece *piece) noexcept nogil:
     else:
         target = tree.memory + child_offset(tree, 2, raw)
     entry_exchange(piece.slot, tree.format.level[2].empty, tree.format.shape)                   # M3
+    # Until then hardware may set accessed and dirty in the table that it has found.
+    flush(tree, op.old.begun, va, piece.last, NO_FLUSH_OF_A_TABLE)
     detach(&op.old, child_offset(tree, 2, piece.raw), 1)
     for i in range(format.entries):
         raw = entry_load(source + (i << format.entry_shift), tree.format.shape)

@@ -358,6 +358,7 @@ cdef struct Collapse:
     uint64_t pa                 # the frames to move to; UNMAPPED to stay where the entries are
     bint owns_frames            # whether to take those, and to give back page by page the ones that are left
     uint64_t holes              # how many entries may be empty: their part of the frames becomes zero
+    uint64_t found_holes        # how many were
     bint is_given               # whether the new leaf's attributes are, or else all entries have to agree
     uint32_t attributes
 
@@ -368,6 +369,7 @@ cdef int collapse(
     """TABLE to HUGE, for the slot of `va` on that level; contents are copied where both sides are data of the block."""
     cdef Table *child
     cdef char *entries
+    cdef uint64_t spare
     cdef int result, attempts = 0
     while True:
         result = table_lock(tree, me, va, level, found)
@@ -386,13 +388,16 @@ cdef int collapse(
         critical_enter(me)
         entries = tree.memory + table_offset(tree.block, child)
         result = NO_FRAMES
-        if tables_park(tree.block, tree.order[level - 1], 1):
+        spare = min(how.holes, tree.format.level[level - 1].entries)
+        if collapse_park(tree, level, spare):
             if not how.owns_frames or run_take(tree, level, &how.pa):
                 result = collapse_locked(tree, va, found.slot, level, how, entries)
                 if result != DONE and how.owns_frames:
                     run_return(tree, level, how.pa)
             if result != DONE:
                 tables_unpark(tree.block, tree.order[level - 1], 1)
+                how.found_holes = 0
+            unpark_leaf(tree, level - 1, spare - how.found_holes)
         lock_release(&child.lock)
         table_unlock(tree, found.table)
         if result == DONE:
@@ -404,6 +409,16 @@ cdef int collapse(
         collect_a_few(tree.domain)
         if result != NO_FRAMES or not frames_may_come(tree, &attempts):
             return result
+
+
+cdef bint collapse_park(Tree *tree, uint32_t level, uint64_t holes) noexcept nogil:
+    """Park what the huge leaf needs beyond what its entries have parked already: a table, and for each hole a leaf's."""
+    if not tables_park(tree.block, tree.order[level - 1], 1):
+        return False
+    if park_leaf(tree, level - 1, holes):
+        return True
+    tables_unpark(tree.block, tree.order[level - 1], 1)
+    return False
 
 
 cdef inline uint32_t leaf_order(Tree *tree, uint32_t level) noexcept nogil:
@@ -435,7 +450,7 @@ cdef void pages_return(Tree *tree, char *entries, uint32_t level) noexcept nogil
 
 
 cdef int collapse_locked(
-    Tree *tree, uint64_t va, char *slot, uint32_t level, const Collapse *how, char *entries
+    Tree *tree, uint64_t va, char *slot, uint32_t level, Collapse *how, char *entries
 ) noexcept nogil:
     cdef const Format *format = &tree.format
     cdef const LevelFormat *below = &format.level[level - 1]
@@ -466,7 +481,7 @@ cdef int collapse_locked(
 
 
 cdef int collapse_decide(
-    Tree *tree, char *entries, uint32_t level, const Collapse *how, uint64_t *first
+    Tree *tree, char *entries, uint32_t level, Collapse *how, uint64_t *first
 ) noexcept nogil:
     """Freeze every entry (T3), and say whether they can be one leaf; *first is the first leaf. Thaws when they cannot."""
     cdef const Format *format = &tree.format
@@ -496,6 +511,7 @@ cdef int collapse_decide(
         if result != DONE:
             thaw_entries(tree, entries, level - 1, i + 1)
             break
+    how.found_holes = holes
     return result
 
 
