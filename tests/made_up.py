@@ -44,6 +44,19 @@ NOTHING_IS_NOT_ZERO = replace(
     layout=(_level("PTE", 12, leaf_level=True), _level("PMD", 14), _level("PGD", 16)),
 )
 
+
+def _binary(number: int) -> Level:
+    """A level of tiny with two entries a table."""
+    level = TINY.level(number)
+    shift = 11 + number
+    assert level.leaf is not None
+    leaf = Pattern(level.leaf.mask & ~ADDRESS.mask | (1 << shift) - 1 & ADDRESS.mask, level.leaf.value)
+    return replace(level, shift=shift, bits=1, leaf=leaf)
+
+
+BINARY = replace(TINY, name="binary", va_bits=15, layout=tuple(_binary(number) for number in (1, 2, 3)))
+"""Eight pages: a test can try every range of it. Its frames have to be of 32 bytes."""
+
 MADE_UP: dict[str, Arch] = {arch.name: arch for arch in (BIG_ENDIAN, BIG_ENDIAN_32, NOTHING_IS_NOT_ZERO)}
 
 

@@ -1,8 +1,8 @@
 """The promise: every byte of a block of frames is a table's, somebody's data, or free, and never two of these.
 
 `alloc` returns zeroed bytes, aligned to their length rounded up to a power of two of frames, that overlap nothing; what
-is freed can be had again, and in the end as large as it was at the beginning. Whatever the block is made of, the bytes
-of the tables in it are those that the hardware would read.
+every owner has freed can be had again, and in the end as large as it was at the beginning. Whatever the block is made
+of, the bytes of the tables in it are those that the hardware would read.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import ptl
+from helpers import Crew
 from ptl import OutOfFrames
 from reference import contents
 
@@ -35,11 +36,12 @@ def rounded(length: int) -> int:
 
 
 class Run(NamedTuple):
-    """What was allocated, and the byte that it was filled with."""
+    """What was allocated, the byte that it was filled with, and how many owners it has."""
 
     pa: int
     length: int
     byte: int
+    owners: int = 1
 
 
 class Allocation(RuleBasedStateMachine):
@@ -79,8 +81,28 @@ class Allocation(RuleBasedStateMachine):
     @precondition(lambda self: self.runs)
     @rule(data=st.data())
     def free(self, data):
+        """One owner less; with the last the run is gone."""
         run = self.runs.pop(data.draw(st.integers(0, len(self.runs) - 1)))
         self.frames.free(run.pa, run.length)
+        if run.owners > 1:
+            self.runs.append(run._replace(owners=run.owners - 1))
+
+    @precondition(lambda self: self.runs)
+    @rule(data=st.data())
+    def share(self, data):
+        i = data.draw(st.integers(0, len(self.runs) - 1))
+        self.frames.share(self.runs[i].pa, self.runs[i].length)
+        self.runs[i] = self.runs[i]._replace(owners=self.runs[i].owners + 1)
+
+    @precondition(lambda self: self.runs)
+    @rule(data=st.data(), parts=st.integers(0, 3))
+    def split(self, data, parts):
+        """Each part is a run by itself, with as many owners."""
+        run = self.runs.pop(data.draw(st.integers(0, len(self.runs) - 1)))
+        size = rounded(run.length)
+        into = max(FRAME, size >> parts)
+        self.frames.split(run.pa, size, into)
+        self.runs += [run._replace(pa=pa, length=into) for pa in range(run.pa, run.pa + size, into)]
 
     @rule()
     def take_a_table(self):
@@ -100,6 +122,7 @@ class Allocation(RuleBasedStateMachine):
     def bytes_and_counters_agree(self):
         for run in self.runs:
             assert bytes(self.frames.view(run.pa, rounded(run.length))) == bytes([run.byte]) * rounded(run.length)
+            assert self.frames.owners(run.pa) == run.owners
         stats = self.frames.stats()
         assert stats["data_frames"] == sum(rounded(run.length) for run in self.runs) // FRAME
         assert stats["tables"] == len(self.tables)
@@ -190,6 +213,107 @@ def test_a_table_that_was_is_not_data():
         frames.alloc()
     tables = [ptl.PageTable("tiny", frames=frames) for _ in range(10)]
     assert {pt.root for pt in tables} == roots
+
+
+# -- owners
+
+
+@pytest.fixture
+def frames() -> ptl.Frames:
+    return ptl.Frames(64 * FRAME, base=64 * FRAME, frame_bytes=FRAME, domain=DOMAIN)
+
+
+def test_what_is_shared_is_free_when_every_owner_has_freed_it(frames):
+    pa = frames.alloc(3 * FRAME)
+    assert frames.owners(pa) == 1
+    for owners in (2, 3):
+        frames.share(pa, 3 * FRAME)
+        assert frames.owners(pa) == owners
+    frames.view(pa, 1)[:] = b"x"
+    for owners in (2, 1, 0):
+        assert bytes(frames.view(pa, 1)) == b"x"
+        frames.free(pa, 4 * FRAME)  # what it was rounded up to is the same run
+        assert frames.owners(pa) == owners
+    assert frames.stats()["data_frames"] == 0
+    with pytest.raises(ptl.AddressError, match="was not allocated"):
+        frames.free(pa, 3 * FRAME)
+
+
+def test_parts_of_a_run_have_its_owners(frames):
+    pa = frames.alloc(8 * FRAME)
+    frames.share(pa, 8 * FRAME)
+    frames.split(pa, 8 * FRAME, 8 * FRAME)
+    assert frames.owners(pa) == 2
+    frames.split(pa, 8 * FRAME, 2 * FRAME)
+    assert [frames.owners(pa + i * FRAME) for i in range(9)] == [2, 0] * 4 + [0]
+    frames.free(pa + 2 * FRAME, 2 * FRAME)
+    assert [frames.owners(pa + i * FRAME) for i in range(0, 8, 2)] == [2, 1, 2, 2]
+    with pytest.raises(ptl.AddressError, match="was not allocated"):
+        frames.free(pa, 8 * FRAME)
+    for part in range(pa, pa + 8 * FRAME, 2 * FRAME):
+        while frames.owners(part):
+            frames.free(part, 2 * FRAME)
+    assert frames.alloc(64 * FRAME) == 64 * FRAME
+
+
+NOT_A_RUN = {
+    "the middle of a run": lambda frames, pa: (pa + FRAME, FRAME),
+    "a part of a run": lambda frames, pa: (pa, FRAME),
+    "more than a run": lambda frames, pa: (pa, 8 * FRAME),
+    "no frame": lambda frames, pa: (pa + 1, 4 * FRAME),
+    "before the block": lambda frames, pa: (0, 4 * FRAME),
+    "after the block": lambda frames, pa: (128 * FRAME, 4 * FRAME),
+    "a table": lambda frames, pa: (ROOTS[0].root, FRAME),
+    "longer than the block": lambda frames, pa: (pa, 1 << 40),
+}
+ROOTS: list[ptl.PageTable] = []
+
+
+@pytest.mark.parametrize("run", NOT_A_RUN.values(), ids=NOT_A_RUN)
+def test_only_a_run_has_owners(frames, run):
+    """What `alloc` did not return is not shared, not split and not freed, and nothing changes."""
+    ROOTS[:] = [ptl.PageTable("tiny", frames=frames)]
+    pa = frames.alloc(4 * FRAME)
+    before = frames.stats()
+    first, length = run(frames, pa)
+    for call in (
+        lambda: frames.share(first, length),
+        lambda: frames.free(first, length),
+        lambda: frames.split(first, length, FRAME),
+    ):
+        with pytest.raises(ptl.AddressError):
+            call()
+        assert (frames.stats(), frames.owners(pa)) == (before, 1)
+    assert frames.owners(first) == (1 if first == pa else 0)
+    ROOTS.clear()
+
+
+def test_a_run_is_split_into_less(frames):
+    pa = frames.alloc(4 * FRAME)
+    for into in (0, 8 * FRAME):
+        with pytest.raises(ValueError, match="cannot be split"):
+            frames.split(pa, 4 * FRAME, into)
+    for wrong in (1.5, None, True):
+        with pytest.raises(TypeError):
+            frames.split(pa, 4 * FRAME, wrong)
+    assert frames.owners(pa) == 1
+
+
+def test_every_owner_is_counted_beside_others(frames):
+    """Threads that share, free and look at one run: it is free exactly when all are done with it."""
+    pa = frames.alloc(2 * FRAME)
+    crew = Crew()
+
+    def own() -> None:
+        for _ in crew.turns(5000):
+            frames.share(pa, 2 * FRAME)
+            assert frames.owners(pa) >= 2
+            frames.free(pa, 2 * FRAME)
+
+    crew.run(own, own, own)
+    assert frames.owners(pa) == 1
+    frames.free(pa, 2 * FRAME)
+    assert frames.stats()["data_frames"] == 0
 
 
 # -- where the block begins

@@ -121,6 +121,100 @@ def test_an_alloc_map_without_frames_raises(name: str) -> None:
         getattr(pt, name)(0)
 
 
+def test_a_locked_entry_is_an_alloc_map_lock(pt: ptl.PageTable) -> None:
+    """The kernel's name for it."""
+    with pt.locked_pte(EMPTY + PAGE) as ptes:
+        assert isinstance(ptes, ptl.PteLock)
+        assert (ptes.va, ptes.index) == (EMPTY, 1)
+        assert ptes.compare_exchange(1, ptes.load(1), pt.arch.encode(0x9000, "rw"))
+    assert pt.translate(EMPTY + PAGE) == 0x9000
+    assert pt.locked_pte(HUGE) is pt.locked_pte(SOFT) is None
+
+
+# -- a table that nobody else retracts
+
+
+@pytest.mark.parametrize("name", ["pte_kernel", "pte_huge", "pte_alloc_huge"])
+def test_a_kernel_s_table_is_not_pinned(pt: ptl.PageTable, domain: ptl.EpochDomain, name: str) -> None:
+    """There is nothing to close, and nothing held back; it can all the same be read and changed like the others."""
+    ptes = getattr(pt, name)(TABLE + 2 * PAGE + 5)
+    assert (ptes.va, ptes.index, len(ptes)) == (TABLE, 2, 512)
+    assert (ptes[2].pa, ptes.load(2), ptes[4]) == (0x3000, ptes[2].raw, None)
+    assert ptes.table_pa == pt.walk(TABLE).steps[-1].table_pa
+    assert not ptes.closed
+    assert not ptes.stale
+    with ptes as same:
+        assert same is ptes
+    ptes.close()
+    ptes.close()
+    assert ptes.compare_exchange(2, ptes.load(2), pt.arch.encode(0x9000, "rw"))
+    assert pt.translate(TABLE + 2 * PAGE) == 0x9000
+    assert not tables_held(pt)
+    assert not ptes.compare_exchange(2, ptes.load(2), 0)
+    assert ptes.stale
+    del ptes
+    gc.collect()
+
+
+@pytest.mark.parametrize("name", ["pte_kernel", "pte_huge"])
+def test_a_kernel_s_table_has_to_be_there(pt: ptl.PageTable, name: str) -> None:
+    for va, level, state in (
+        (EMPTY, 2, ptl.State.EMPTY),
+        (HUGE, 2, ptl.State.HUGE),
+        (SOFT, 2, ptl.State.SOFT),
+        (100 << 39, 4, ptl.State.EMPTY),
+    ):
+        with pytest.raises(ptl.PageFault) as fault:
+            getattr(pt, name)(va)
+        assert (fault.value.va, fault.value.level, fault.value.state) == (va, level, state)
+    assert not tables_held(pt)
+
+
+def test_a_kernel_s_table_is_made(pt: ptl.PageTable) -> None:
+    for va in (EMPTY, 100 << 30):
+        ptes = pt.pte_alloc_huge(va + PAGE)
+        assert (ptes.va, ptes.index) == (va, 1)
+        assert ptes.compare_exchange(1, 0, pt.arch.encode(0x9000, "rw"))
+        assert pt.translate(va + PAGE) == 0x9000
+    for va, state in ((HUGE, ptl.State.HUGE), (SOFT, ptl.State.SOFT)):
+        with pytest.raises(ptl.PageFault) as fault:
+            pt.pte_alloc_huge(va)
+        assert fault.value.state is state
+    full = ptl.PageTable("x86_64", frames=ptl.Frames(2 * PAGE, domain=ptl.EpochDomain()))
+    with pytest.raises(ptl.OutOfFrames):
+        full.pte_alloc_huge(0)
+
+
+# -- all entries at once
+
+
+@pytest.mark.parametrize("arch", ["x86_64", "i386", "riscv_sv39", "tiny"])
+@pytest.mark.parametrize("name", [*MAPS, "pte_kernel"])
+def test_all_entries_of_a_table(arch: str, name: str) -> None:
+    pt = ptl.PageTable(arch)
+    pt.map(0, PAGE, 2 * PAGE)
+    pt.exchange(2 * PAGE, pt.arch.encode_soft(1, 7))
+    with getattr(pt, name)(0) as ptes:
+        raws = ptes.entries()
+        assert (raws.typecode, len(raws)) == ("Q", len(ptes))
+        assert list(raws) == [ptes.load(i) for i in range(len(ptes))]
+        assert [pt.arch.decode(raw).state.name for raw in raws[:4]] == ["HUGE", "HUGE", "SOFT", "EMPTY"]
+        raws[0] = 0
+        assert pt.translate(0) == PAGE, "they are a copy"
+
+
+def test_all_entries_of_a_table_that_left(pt: ptl.PageTable, frozen: int) -> None:
+    """Its last contents, each frozen."""
+    with pt.pte_map_ro(TABLE) as ptes:
+        before = ptes.entries()
+        pt.unmap(TABLE, SPAN)
+        after = ptes.entries()
+        assert [raw & ~frozen for raw in after[:4]] == list(before[:4])
+        assert all(pt.arch.decode(raw).frozen for raw in after)
+    with pytest.raises(ValueError, match="is closed"):
+        ptes.entries()
+
+
 def test_a_map_without_write_changes_nothing(pt: ptl.PageTable) -> None:
     with pt.pte_map_ro(TABLE) as ptes:
         with pytest.raises(TypeError, match="read-only"):
