@@ -142,7 +142,10 @@ cdef class Tlb:
         O(bytes).
         """
         cdef uint64_t address = canonical(pt, va)
-        cdef const unsigned char[::1] source = data
+        cdef const unsigned char[::1] source
+        if data is None:
+            raise TypeError("data must be bytes, not None")
+        source = data
         if source.shape[0]:
             check_canonical_run(pt, address, source.shape[0])
             self.pieces(pt, address, <char *> &source[0], source.shape[0], "w", user)
@@ -232,6 +235,7 @@ cdef class Tlb:
         }
 
 
+@cython.no_gc_clear             # __dealloc__ still needs the table
 cdef class MmuGather:
     """Changes that take something away, flushed together: one shootdown at the end instead of one a change.
 
@@ -252,7 +256,6 @@ cdef class MmuGather:
     cdef PageTable pt
     cdef uint64_t first
     cdef uint64_t last
-    cdef bint begun
     cdef bint is_waiting            # whether something was taken away since the last flush
     cdef list frames
 
@@ -296,8 +299,8 @@ cdef class MmuGather:
         if not self.is_waiting:
             self.first, self.last = first, first
             self.is_waiting = True
-        if not self.begun:
-            self.begun = change_begin(tree)
+            # Whether or not there is a Tlb: one may be attached before the flush.
+            fetch_add_64(&tree.changes_begun, 1)
         self.first = min(self.first, first)
         self.last = max(self.last, first + (bytes - 1))
         result = range_run(self.pt, &op, me, first, bytes)
@@ -309,9 +312,8 @@ cdef class MmuGather:
         cdef Record *me = own_record(self.pt)
         self.is_waiting = False
         critical_enter(me)
-        flush(self.pt.tree, self.begun, self.first, self.last, NO_FLUSH_OF_A_GATHER)
-        change_end(self.pt.tree, self.begun)
-        self.begun = False
+        flush(self.pt.tree, True, self.first, self.last, NO_FLUSH_OF_A_GATHER)
+        change_end(self.pt.tree, True)
         critical_leave(me)
         return 0
 

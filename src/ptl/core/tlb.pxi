@@ -44,7 +44,8 @@ cdef struct Translation:
     uint64_t raw                # the entry as it was read, accessed and dirty set as needed; 0 is no translation
     uint64_t used               # when it was used last, by the Tlb's own clock
     uint32_t asid
-    uint32_t level              # 0: this place is free
+    uint16_t level              # 0: this place is free
+    uint16_t is_global          # by its own format's bit: tables of another may be attached, too
 
 cdef struct Cache:
     uint32_t lock
@@ -108,7 +109,7 @@ cdef void cache_drop(Cache *cache, const Format *format, uint32_t asid, uint64_t
     cache.flushes += 1
     for i in range(cache.sets * cache.ways):
         place = &cache.places[i]
-        if place.level and is_tagged(format, place, asid) and (
+        if place.level and is_tagged(place, asid) and (
             place.va <= last and first <= place.va + (span(&format.level[place.level]) - 1)
         ):
             place.level = 0
@@ -116,9 +117,9 @@ cdef void cache_drop(Cache *cache, const Format *format, uint32_t asid, uint64_t
     lock_release(&cache.lock)
 
 
-cdef inline bint is_tagged(const Format *format, const Translation *place, uint32_t asid) noexcept nogil:
+cdef inline bint is_tagged(const Translation *place, uint32_t asid) noexcept nogil:
     """Whether a translation is this address space's, or everybody's."""
-    return place.asid == asid or attributes_of(format, place.raw) & IS_GLOBAL
+    return place.asid == asid or place.is_global
 
 
 # -- what a CPU does --------------------------------------------------------------------------------------------------
@@ -137,7 +138,7 @@ cdef int cache_find(
         place = &cache.places[(va >> format.level[level].shift) % cache.sets * cache.ways]
         for way in range(cache.ways):
             if place.level == level and place.va == va & ~(span(&format.level[level]) - 1) and (
-                is_tagged(format, place, asid)
+                is_tagged(place, asid)
             ):
                 if found[0] is not NULL:
                     return MIXED_SIZES
@@ -216,6 +217,7 @@ cdef int cache_fill(
         place[0].va = va & ~(span(&format.level[found.level]) - 1)
         place[0].raw = marked & ~format.frozen_present
         place[0].asid = asid
+        place[0].is_global = attributes_of(format, marked) & IS_GLOBAL != 0
         place[0].level = found.level
     return result
 
