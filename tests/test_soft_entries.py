@@ -180,7 +180,7 @@ class Live:
     """A table of an architecture with one leaf of each size."""
 
     def __init__(self, arch: Arch) -> None:
-        self.pt = ptl.PageTable(arch, frames=ptl.Frames(1 << 23, domain=ptl.EpochDomain()))
+        self.pt = ptl.PageTable(arch, frames=ptl.Frames(1 << 23))
         self.places = {level: arch.level(level).span for level in leaf_levels(arch)}
         for level, va in self.places.items():
             size = arch.level(level).span
