@@ -58,17 +58,17 @@ cdef int scan_table(
     """What the entries of a leaf table, read one by one, say of a collapse: COLLAPSED when it is worth trying."""
     cdef const LevelFormat *format = &tree.format.level[1]
     cdef uint64_t i, raw, pa, empty = 0, soft = 0, shared = 0
-    cdef Table *run
+    cdef uint32_t owners
     for i in range(format.entries):
         raw = entry_load(<char *> entries + (i << format.entry_shift), tree.format.shape)
         if is_leaf(format, raw):
             pa = leaf_address(format, raw)
             if not is_data(tree.block, pa, span(format)):
                 return SCAN_BAD
-            run = table_of(tree.block, pa - tree.base)
-            if run.use != DATA or run.order != leaf_order(tree, 1):
+            owners = data_owners(tree.block, (pa - tree.base) >> tree.block.frame_shift, leaf_order(tree, 1))
+            if owners == 0:
                 return SCAN_BAD
-            shared += run.pins > 1
+            shared += owners > 1
         elif classify(&tree.format, 1, raw) == EMPTY:
             empty += 1
         elif classify(&tree.format, 1, raw) == SOFT:

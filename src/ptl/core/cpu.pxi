@@ -28,6 +28,9 @@ cdef class Tlb:
     check: whether each hit is compared with the table. A hit that grants what the table does not, while no change is in
         flight, raises StaleTranslation.
 
+    Loads and stores of two CPUs to the same bytes are the program's own to order, as on a machine without atomic
+    instructions: what one reads meanwhile may be of either.
+
     One CPU is one thread's: threads that share a Tlb wait for each other. Changes of an attached table flush it, from
     whatever thread, and wait until the access in progress is over.
 

@@ -202,6 +202,17 @@ cdef bint data_share(Block *block, uint64_t frame, uint32_t order) noexcept nogi
     return is_run
 
 
+cdef uint32_t data_owners(Block *block, uint64_t frame, uint32_t order) noexcept nogil:
+    """How many owners the run of that order has that begins there, or with DATA_ORDERS of any; 0 when there is none."""
+    cdef Table *run = &block.tables[frame]
+    cdef uint32_t owners = 0
+    mutex_acquire(&block.lock)
+    if run.use == DATA and (order == DATA_ORDERS or run.order == order):
+        owners = run.pins
+    lock_release(&block.lock)
+    return owners
+
+
 cdef bint data_split(Block *block, uint64_t frame, uint32_t order, uint32_t smaller) noexcept nogil:
     """Make runs of a smaller order of one, each with as many owners; False and nothing changed as above."""
     cdef Table *run = &block.tables[frame]
@@ -589,13 +600,11 @@ cdef class Frames:
             raise not_allocated(self, pa, bytes)
 
     def owners(self, pa, /):
-        """How many owners what `alloc` returned as `pa` has; 0 for any other address. Wait-free."""
+        """How many owners what `alloc` returned as `pa` has; 0 for any other address. Blocking for a list operation."""
         cdef uint64_t offset = as_address(pa, "pa") - self.block.base
-        cdef Table *run
         if offset >= self.block.bytes or offset & (block_frame_bytes(self.block) - 1):
             return 0
-        run = &self.block.tables[offset >> self.block.frame_shift]
-        return run.pins if run.use == DATA else 0
+        return data_owners(self.block, offset >> self.block.frame_shift, DATA_ORDERS)
 
     def split(self, pa, length, into, /):
         """Make of one run that `alloc` returned, of `length` bytes, runs of `into` bytes, each freed by itself.
