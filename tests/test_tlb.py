@@ -6,6 +6,7 @@ out).
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -236,13 +237,25 @@ def test_a_retract_flushes(machine: Machine) -> None:
 
 
 def test_a_collapse_flushes_before_it_copies(machine: Machine) -> None:
-    """Nothing that a CPU stores is lost: it loses the right to store before its page is copied."""
+    """Once before, and once before the huge leaf: by then nobody has stored in the old frames since they were read."""
+    machine.use()
+    before = machine.cpu.stats()["flushes"]
+    assert machine.pt.collapse(VA, machine.frames.alloc(SPAN))
+    assert machine.cpu.stats()["flushes"] == before + 2
+    assert machine.cpu.stats()["dropped"] == 3
+    assert machine.cpu.read(machine.pt, VA + 5 * PAGE, 1) == b"x"
+
+
+def test_no_store_beside_a_collapse_is_lost(machine: Machine) -> None:
+    """A CPU that can store in the small pages loses that right before its page is copied."""
     others = [machine.run, machine.frames.alloc(SPAN)]
     crew = Crew()
-    stored = dict.fromkeys(range(7), bytes(8))
+    stores = 0
 
     def store() -> None:
-        for turn in crew.turns(4000):
+        nonlocal stores
+        stored = dict.fromkeys(range(7), bytes(8))
+        for turn in crew.meanwhile():
             page = turn % 7
             assert machine.cpu.read(machine.pt, VA + page * PAGE, 8) == stored[page], f"a store to page {page} is lost"
             data = turn.to_bytes(8, "little")
@@ -251,13 +264,17 @@ def test_a_collapse_flushes_before_it_copies(machine: Machine) -> None:
             except ProtectionFault:
                 continue  # while it is copied
             stored[page] = data
+            stores += 1
 
     def collapse() -> None:
-        for turn in crew.meanwhile():
+        for turn in crew.turns(200):
+            enough = stores + 14  # each small page has been stored in
+            while stores < enough and not crew.failures:
+                time.sleep(0)
             assert machine.pt.collapse(VA, others[(turn + 1) % 2])
             assert machine.pt.split(VA)
 
-    crew.run(store, beside=(collapse,))
+    crew.run(collapse, beside=(store,))
     machine.cpu.verify()
 
 

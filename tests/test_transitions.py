@@ -108,6 +108,23 @@ def test_holes_of_a_table_of_huge_leaves_can_be_split(size: int) -> None:
     assert frames.stats()["parked"] == 0
 
 
+def test_without_room_to_park_for_holes_there_is_no_collapse() -> None:
+    """Two holes need a table each, beside the one of the giant leaf itself."""
+    for room in range(4):
+        held = 2 + 2  # two tables, and two that are parked
+        frames = ptl.Frames((held + room) * 32, frame_bytes=32, domain=ptl.EpochDomain())
+        pt = ptl.PageTable("tiny", frames=frames)
+        pt.map(0, 0x10_0000, 2 * HUGE, page_size=HUGE)
+        before = pt.dump(), frames.stats()["tables"], frames.stats()["parked"]
+        if room < 3:
+            with pytest.raises(ptl.OutOfFrames, match="nothing was changed"):
+                pt.collapse(0, 0x30_0000, level=3, holes=2)
+            assert (pt.dump(), frames.stats()["tables"], frames.stats()["parked"]) == before
+        else:
+            assert pt.collapse(0, 0x30_0000, level=3, holes=2) is Outcome.DONE
+        pt.check()
+
+
 @pytest.mark.parametrize("given", ["r", "rw", "rx", "rwxug", "rwd", "rwa"])
 @pytest.mark.parametrize("own", ["rw", "r", "rxu", "rwa", "rwd", "rwad"])
 def test_flags_that_are_given_need_not_agree(own: str, given: str) -> None:
