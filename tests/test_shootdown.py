@@ -154,6 +154,15 @@ def test_tables_of_two_formats_do_not_mix() -> None:
     assert cpu.stats()["misses"] == 4
 
 
+def test_a_global_page_is_global_for_its_own_format() -> None:
+    frames, cpu = ptl.Frames(1 << 20), Tlb()
+    x86, riscv = (ptl.PageTable(arch, frames=frames) for arch in ("x86_64", "riscv_sv39"))
+    for pt, pa, flags in ((x86, PAGE, "rwg"), (riscv, 2 * PAGE, "rw")):
+        cpu.attach(pt)
+        pt.map(0, pa, flags=flags)
+    assert (cpu.translate(x86, 0), cpu.translate(riscv, 0)) == (PAGE, 2 * PAGE)
+
+
 def test_a_global_page_stays_when_its_table_is_detached_elsewhere(machine: Machine) -> None:
     """Detaching forgets global pages, as nobody knows whose they are."""
     other = ptl.PageTable(frames=machine.frames)

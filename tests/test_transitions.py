@@ -108,6 +108,14 @@ def test_holes_of_a_table_of_huge_leaves_can_be_split(size: int) -> None:
     assert frames.stats()["parked"] == 0
 
 
+def test_a_table_is_parked_for_each_hole_that_is_there_and_no_more() -> None:
+    frames = ptl.Frames(7 * 32, frame_bytes=32, domain=ptl.EpochDomain())
+    pt = ptl.PageTable("tiny", frames=frames)
+    pt.map(0, 0x10_0000, 3 * HUGE, page_size=HUGE)  # room is left for one hole, and three are allowed
+    assert pt.collapse(0, 0x30_0000, level=3, holes=3) is Outcome.DONE
+    pt.check()
+
+
 def test_without_room_to_park_for_holes_there_is_no_collapse() -> None:
     """Two holes need a table each, beside the one of the giant leaf itself."""
     for room in range(4):

@@ -107,7 +107,7 @@ cdef class Tlb:
     cdef int drop(self, PageTable pt, uint32_t asid, uint64_t first, uint64_t last) except -1:
         cdef Record *me = own_record(pt)
         critical_enter(me)
-        cache_drop(&self.cache, &pt.tree.format, asid, first, last)
+        cache_drop(&self.cache, pt.tree, asid, first, last)
         critical_leave(me)
         return 0
 

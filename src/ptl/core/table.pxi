@@ -154,6 +154,7 @@ cdef class PageTable:
         if tree is NULL:
             raise MemoryError("no memory for a page table")
         format_read(&tree.format, arch)
+        tree.arch = <void *> arch
         if frames is None:
             self.own_frames = True
             frames = default_frames(tree, arch)

@@ -45,7 +45,8 @@ cdef struct Translation:
     uint64_t used               # when it was used last, by the Tlb's own clock
     uint32_t asid
     uint16_t level              # 0: this place is free
-    uint16_t is_global          # by its own format's bit: tables of another may be attached, too
+    uint16_t is_global          # for every table of that architecture
+    void *arch
 
 cdef struct Cache:
     uint32_t lock
@@ -97,19 +98,20 @@ cdef void shoot_down(Tree *tree, uint64_t first, uint64_t last) noexcept nogil:
     mutex_acquire(&tree.attached_lock)
     attachment = tree.attached
     while attachment is not NULL:
-        cache_drop(attachment.cache, &tree.format, attachment.asid, first, last)
+        cache_drop(attachment.cache, tree, attachment.asid, first, last)
         attachment = attachment.next
     lock_release(&tree.attached_lock)
 
 
-cdef void cache_drop(Cache *cache, const Format *format, uint32_t asid, uint64_t first, uint64_t last) noexcept nogil:
+cdef void cache_drop(Cache *cache, const Tree *tree, uint32_t asid, uint64_t first, uint64_t last) noexcept nogil:
+    cdef const Format *format = &tree.format
     cdef Translation *place
     cdef uint32_t i
     mutex_acquire(&cache.lock)
     cache.flushes += 1
     for i in range(cache.sets * cache.ways):
         place = &cache.places[i]
-        if place.level and is_tagged(place, asid) and (
+        if place.level and is_tagged(place, tree, asid) and (
             place.va <= last and first <= place.va + (span(&format.level[place.level]) - 1)
         ):
             place.level = 0
@@ -117,9 +119,9 @@ cdef void cache_drop(Cache *cache, const Format *format, uint32_t asid, uint64_t
     lock_release(&cache.lock)
 
 
-cdef inline bint is_tagged(const Translation *place, uint32_t asid) noexcept nogil:
-    """Whether a translation is this address space's, or everybody's."""
-    return place.asid == asid or place.is_global
+cdef inline bint is_tagged(const Translation *place, const Tree *tree, uint32_t asid) noexcept nogil:
+    """Whether a translation is this address space's, or everybody's of its architecture."""
+    return place.asid == asid or place.is_global and place.arch == tree.arch
 
 
 # -- what a CPU does --------------------------------------------------------------------------------------------------
@@ -138,7 +140,7 @@ cdef int cache_find(
         place = &cache.places[(va >> format.level[level].shift) % cache.sets * cache.ways]
         for way in range(cache.ways):
             if place.level == level and place.va == va & ~(span(&format.level[level]) - 1) and (
-                is_tagged(place, asid)
+                is_tagged(place, tree, asid)
             ):
                 if found[0] is not NULL:
                     return MIXED_SIZES
@@ -217,6 +219,7 @@ cdef int cache_fill(
         place[0].va = va & ~(span(&format.level[found.level]) - 1)
         place[0].raw = marked & ~format.frozen_present
         place[0].asid = asid
+        place[0].arch = tree.arch
         place[0].is_global = attributes_of(format, marked) & IS_GLOBAL != 0
         place[0].level = found.level
     return result

@@ -358,7 +358,6 @@ cdef struct Collapse:
     uint64_t pa                 # the frames to move to; UNMAPPED to stay where the entries are
     bint owns_frames            # whether to take those, and to give back page by page the ones that are left
     uint64_t holes              # how many entries may be empty: their part of the frames becomes zero
-    uint64_t found_holes        # how many were
     bint is_given               # whether the new leaf's attributes are, or else all entries have to agree
     uint32_t attributes
 
@@ -369,7 +368,6 @@ cdef int collapse(
     """TABLE to HUGE, for the slot of `va` on that level; contents are copied where both sides are data of the block."""
     cdef Table *child
     cdef char *entries
-    cdef uint64_t spare
     cdef int result, attempts = 0
     while True:
         result = table_lock(tree, me, va, level, found)
@@ -388,16 +386,13 @@ cdef int collapse(
         critical_enter(me)
         entries = tree.memory + table_offset(tree.block, child)
         result = NO_FRAMES
-        spare = min(how.holes, tree.format.level[level - 1].entries)
-        if collapse_park(tree, level, spare):
+        if tables_park(tree.block, tree.order[level - 1], 1):
             if not how.owns_frames or run_take(tree, level, &how.pa):
                 result = collapse_locked(tree, va, found.slot, level, how, entries)
                 if result != DONE and how.owns_frames:
                     run_return(tree, level, how.pa)
             if result != DONE:
                 tables_unpark(tree.block, tree.order[level - 1], 1)
-                how.found_holes = 0
-            unpark_leaf(tree, level - 1, spare - how.found_holes)
         lock_release(&child.lock)
         table_unlock(tree, found.table)
         if result == DONE:
@@ -409,16 +404,6 @@ cdef int collapse(
         collect_a_few(tree.domain)
         if result != NO_FRAMES or not frames_may_come(tree, &attempts):
             return result
-
-
-cdef bint collapse_park(Tree *tree, uint32_t level, uint64_t holes) noexcept nogil:
-    """Park what the huge leaf needs beyond what its entries have parked already: a table, and for each hole a leaf's."""
-    if not tables_park(tree.block, tree.order[level - 1], 1):
-        return False
-    if park_leaf(tree, level - 1, holes):
-        return True
-    tables_unpark(tree.block, tree.order[level - 1], 1)
-    return False
 
 
 cdef inline uint32_t leaf_order(Tree *tree, uint32_t level) noexcept nogil:
@@ -450,16 +435,20 @@ cdef void pages_return(Tree *tree, char *entries, uint32_t level) noexcept nogil
 
 
 cdef int collapse_locked(
-    Tree *tree, uint64_t va, char *slot, uint32_t level, Collapse *how, char *entries
+    Tree *tree, uint64_t va, char *slot, uint32_t level, const Collapse *how, char *entries
 ) noexcept nogil:
     cdef const Format *format = &tree.format
     cdef const LevelFormat *below = &format.level[level - 1]
     cdef uint64_t i, raw = 0, first = 0, first_va = slot_first(tree, level, va), last_va = slot_end(tree, level, va)
     cdef uint64_t denied = format.no[LETTER_ACCESSED] | format.no[LETTER_DIRTY], seen = 0
     cdef bint begun
-    cdef int result = collapse_decide(tree, entries, level, how, &first)
+    cdef uint64_t holes = 0
+    cdef int result = collapse_decide(tree, entries, level, how, &first, &holes)
     if result != DONE:
         return result
+    if not park_leaf(tree, level - 1, holes):           # what the leaves that are missing would have parked
+        thaw_entries(tree, entries, level - 1, below.entries)
+        return NO_FRAMES
     begun = change_begin(tree)
     if how.pa != UNMAPPED_RAW:
         withhold_write(tree, entries, level - 1)                                        # T6
@@ -481,19 +470,22 @@ cdef int collapse_locked(
 
 
 cdef int collapse_decide(
-    Tree *tree, char *entries, uint32_t level, Collapse *how, uint64_t *first
+    Tree *tree, char *entries, uint32_t level, const Collapse *how, uint64_t *first, uint64_t *holes
 ) noexcept nogil:
-    """Freeze every entry (T3), and say whether they can be one leaf; *first is the first leaf. Thaws when they cannot."""
+    """Freeze every entry (T3), and say whether they can be one leaf; thaw them when they cannot.
+
+    *first is the first leaf, and *holes counts the empty entries, from 0.
+    """
     cdef const Format *format = &tree.format
     cdef const LevelFormat *below = &format.level[level - 1]
     cdef bint in_place = how.pa == UNMAPPED_RAW
     cdef uint64_t aside = below.leaf_address_mask | used_bits(format)
-    cdef uint64_t i, raw, holes = 0
+    cdef uint64_t i, raw
     cdef int state, result = DONE
     for i in range(below.entries):
         raw = entry_freeze(tree, entries + (i << below.entry_shift))
         if is_leaf(below, raw):
-            if holes == i:
+            if holes[0] == i:
                 first[0] = raw
             if in_place and leaf_address(below, raw) != leaf_address(below, first[0]) + i * span(below):
                 result = NOT_CONTIGUOUS
@@ -503,15 +495,14 @@ cdef int collapse_decide(
                 result = NOT_CONTIGUOUS
         else:
             state = classify(format, level - 1, raw)
-            holes += state == EMPTY
-            if state != EMPTY or holes > how.holes:
+            holes[0] += state == EMPTY
+            if state != EMPTY or holes[0] > how.holes:
                 result = why_not_full(state)
-        if holes == below.entries:
+        if holes[0] == below.entries:
             result = NOT_FULL                       # nothing at all
         if result != DONE:
             thaw_entries(tree, entries, level - 1, i + 1)
             break
-    how.found_holes = holes
     return result
 
 

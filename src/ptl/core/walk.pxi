@@ -44,6 +44,7 @@ cdef struct Tree:
     uint64_t retired
     uint64_t moves
     uint64_t bad_cleared
+    void *arch                      # which format this is: what is global is so for tables of the same
     Attachment *attached            # TLBs to flush (tlb.pxi)
     uint32_t attached_lock
     uint64_t changes_begun
