@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import SupportsIndex
 
 import ptl
 
@@ -34,32 +35,32 @@ class Stage(ptl.PageTable):
             other.start()
             other.join()
 
-    def pte_map(self, va: int, /) -> ptl.PteMap | None:  # type: ignore[override]
+    def pte_map(self, va: SupportsIndex, /) -> ptl.PteMap | None:
         """As PageTable's."""
         self._let("pte_map")
         return super().pte_map(va)
 
-    def pte_map_rw(self, va: int, /) -> ptl.PteMapRw | None:  # type: ignore[override]
+    def pte_map_rw(self, va: SupportsIndex, /) -> ptl.PteMapRw | None:
         """As PageTable's."""
         self._let("pte_map_rw")
         return super().pte_map_rw(va)
 
-    def pte_map_lock(self, va: int, /) -> ptl.PteLock | None:  # type: ignore[override]
+    def pte_map_lock(self, va: SupportsIndex, /) -> ptl.PteLock | None:
         """As PageTable's."""
         self._let("pte_map_lock")
         return super().pte_map_lock(va)
 
-    def retract(self, va: int, /, *, level: int = 2) -> ptl.Outcome:  # type: ignore[override]
+    def retract(self, va: SupportsIndex, /, *, level: SupportsIndex = 2) -> ptl.Outcome:
         """As PageTable's."""
         self._let("retract")
         return super().retract(va, level=level)
 
-    def locked_pte(self, va: int, /) -> ptl.PteLock | None:  # type: ignore[override]
+    def locked_pte(self, va: SupportsIndex, /) -> ptl.PteLock | None:
         """As PageTable's."""
         self._let("locked_pte")
         return super().locked_pte(va)
 
-    def pte_alloc_map_lock(self, va: int, /) -> ptl.PteLock | None:  # type: ignore[override]
+    def pte_alloc_map_lock(self, va: SupportsIndex, /) -> ptl.PteLock | None:
         """As PageTable's."""
         self._let("pte_alloc_map_lock")
         return super().pte_alloc_map_lock(va)
