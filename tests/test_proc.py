@@ -850,6 +850,8 @@ def with_huge_pages(count: int) -> Iterator[tuple[mmap.mmap, int, int]]:
         given = huge_bytes(address + offset)
         if given != count * HUGE:
             pytest.skip(f"the system gave {given // HUGE} of {count} huge pages")
+        # What is huge stays so; without this, khugepaged may fill what the test takes apart while it looks.
+        memory.madvise(mmap.MADV_NOHUGEPAGE, offset, count * HUGE)
         yield memory, address, offset
 
 
