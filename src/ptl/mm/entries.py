@@ -123,6 +123,19 @@ class Memory:
         """Whether any of the frames has another owner."""
         return any(self.frames.owners(piece) > 1 for piece, _ in self.pieces(pa, size))
 
+    def owners(self, pa: int, run_bytes: int) -> int:
+        """How many own a page, by itself or as a part of a run of `run_bytes`; at rest."""
+        run = pa & -run_bytes
+        owners = self.frames.owners(pa)
+        if not owners and self.frames.owners(run):
+            try:
+                self.frames.share(run, run_bytes)
+            except AddressError:
+                return 0  # only its neighbour is in use
+            self.frames.free(run, run_bytes)
+            owners = self.frames.owners(run)
+        return owners
+
     def copy(self, source: int, target: int, size: int) -> None:
         """Copy the contents of frames."""
         self.frames.view(target, size)[:] = self.frames.view(source, size)

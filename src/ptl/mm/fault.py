@@ -22,6 +22,7 @@ from enum import Enum
 from ptl._core import AlreadyMapped, OutOfFrames, PageFault, PageTable, State
 from ptl.mm.entries import Kind, Memory
 from ptl.mm.mapping import Mapping
+from ptl.mm.policy import Regions
 
 
 class Fault(Enum):
@@ -64,6 +65,7 @@ class Handler:
         self.memory = memory
         self.page = memory.page
         self.huge = pt.arch.level(2).span if pt.arch.level(2).leaf is not None else 0
+        self.regions = Regions(pt.arch.level(2).span)
 
     def flags(self, prot: str, *, writable: bool = True) -> str:
         """The attributes of a leaf of a mapping: the user's, readable where the format cannot do without."""
@@ -167,13 +169,11 @@ class Handler:
 
     def split(self, va: int) -> None:
         """Make small pages of the huge one that maps an address, in the table and in the frames."""
-        leaf = self.pt.lookup(va)
-        if leaf is not None and leaf.size > self.page and self.memory.share(leaf.pa, leaf.size):
-            self.memory.split(leaf.pa, leaf.size)
-            now = self.pt.lookup(va)
-            if now is not None and (now.pa, now.size) == (leaf.pa, leaf.size):
+        with self.regions.held(va):
+            leaf = self.pt.lookup(va)
+            if leaf is not None and leaf.size > self.page:
+                self.memory.split(leaf.pa, leaf.size)
                 self.pt.split(va, self.page)
-            self.memory.free(leaf.pa, leaf.size)
 
     # -- something of our own
 

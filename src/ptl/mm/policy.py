@@ -9,9 +9,14 @@ A turnstile counts those inside and makes nobody wait for them but a change of t
 fault runs beside a collapse of the same region, and each gives way to the other only at single entries, in the core. A
 read of the table takes nothing under any policy: here the hardware reads it, through a TLB.
 
+Who splits, collapses or moves what is mapped also holds the region's lock (`Regions`), under every policy.
+
 P1  Whoever is inside works on a mapping that is not changed before it has left.
 P2  Changes of mappings exclude each other (the space's own mutex, taken first).
 P3  Whoever has got inside looks the mapping up again: it may have been replaced while it was waited for.
+P4  The sizes of the leaves of a region, and of the runs of frames behind them, change under the region's lock only.
+    Without it a migration and a split, or two steps of a split and a collapse, would take each other's entries apart.
+P5  A wait that is interrupted leaves no trace: nobody stays locked out.
 """
 
 from __future__ import annotations
@@ -55,9 +60,12 @@ class ReadWriteLock:
         """Held alone for the length of the block."""
         with self._changed:
             self._waiting_writers += 1
-            self._changed.wait_for(lambda: not self._writing and not self._readers)
-            self._waiting_writers -= 1
-            self._writing = True
+            try:
+                self._changed.wait_for(lambda: not self._writing and not self._readers)
+                self._writing = True
+            finally:
+                self._waiting_writers -= 1
+                self._changed.notify_all()
         try:
             yield
         finally:
@@ -94,13 +102,35 @@ class Turnstile:
         """Nobody inside for the length of the block. Waits for those who are: they wait for no change of mappings."""
         with self._changed:
             self._closed = True
-            self._changed.wait_for(lambda: not self._inside)
+            try:
+                self._changed.wait_for(lambda: not self._inside)
+            except BaseException:
+                self._closed = False
+                self._changed.notify_all()
+                raise
         try:
             yield
         finally:
             with self._changed:
                 self._closed = False
                 self._changed.notify_all()
+
+
+class Regions:
+    """A lock for what one huge page can map: what the lock of a folio is to the kernel. Some regions share one.
+
+    Nobody holds two. Inside it nobody waits for a mapping; whoever is let into a mapping may take it (P4).
+    """
+
+    LOCKS = 64
+
+    def __init__(self, region_bytes: int) -> None:
+        self._region_bytes = region_bytes
+        self._locks = [threading.RLock() for _ in range(self.LOCKS)]
+
+    def held(self, va: int) -> AbstractContextManager[object]:
+        """The lock of the region of an address; its holder may take it again."""
+        return self._locks[va // self._region_bytes % self.LOCKS]
 
 
 class Policy(ABC):

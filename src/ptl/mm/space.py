@@ -105,7 +105,7 @@ class AddressSpace:
         self._huge = pt.arch.level(2).span
         self._top = 1 << (pt.arch.va_bits - pt.arch.sign_extended)
         self._mappings = Mappings()
-        self._changing = threading.Lock()
+        self._changing = threading.RLock()  # a change that ends in another
         self._counting = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._cpus = threading.local()
@@ -135,10 +135,7 @@ class AddressSpace:
         self._check_range(addr or 0, length)
         with self._changing:
             if addr is None:
-                align = self._huge if length >= self._huge else self._page
-                addr = self._mappings.gap(length, align, self._huge, self._top - self._page)
-                if addr is None:
-                    raise OutOfFrames(f"no gap of {length:#x} bytes in this address space")
+                addr = self._gap(length)
             elif self._mappings.overlapping(addr, addr + length):
                 raise AlreadyMapped(f"va {addr:#x} with {length:#x} bytes is mapped already")
             mapping = Mapping(addr, addr + length, prot, grows_down, self.huge_pages)
@@ -150,7 +147,7 @@ class AddressSpace:
         self._check_range(va, length)
         with self._change(va, va + length) as pieces:
             self._zap(va, va + length)
-            self._publish(pieces, lambda piece: None)
+            self._publish(pieces, va, va + length, lambda piece: None)
 
     def mprotect(self, va: int, length: int, prot: str) -> None:
         """Allow other accesses in a range, which must be mapped throughout.
@@ -161,7 +158,7 @@ class AddressSpace:
         self._check_range(va, length)
         with self._change(va, va + length, whole=True) as pieces:
             self._rewrite(va, va + length, lambda raw, level: self._protected(raw, level, prot))
-            self._publish(pieces, lambda piece: _like(piece, prot=prot))
+            self._publish(pieces, va, va + length, lambda piece: _like(piece, prot=prot))
 
     def mremap(self, old: int, old_length: int, new_length: int, *, new: int | None = None) -> int:
         """Make a mapped range longer or shorter, where it is or elsewhere, and return its address.
@@ -177,66 +174,62 @@ class AddressSpace:
             self._check_range(new, new_length)
             if new < old + old_length and old < new + new_length:
                 raise AddressError(f"va {new:#x} with {new_length:#x} bytes overlaps what is moved")
-        mapping = self._mappings.at(old)
-        if mapping is None or not mapping.covers(old, old + old_length):
-            raise AddressError(f"va {old:#x} with {old_length:#x} bytes is not one mapping")
-        if new is None and new_length <= old_length:
-            if new_length < old_length:
-                self.munmap(old + new_length, old_length - new_length)
-            return old
-        if new is None and self._grow_in_place(old, old_length, new_length):
-            return old
-        return self._move(old, old_length, new_length, new)
-
-    def _grow_in_place(self, old: int, old_length: int, new_length: int) -> bool:
-        end = old + old_length
-        with self._change(old, end, whole=True, neighbours=False):
+        with self._changing:
             mapping = self._mappings.at(old)
-            if mapping is None or mapping.end != end or old + new_length > self._top - self._page:
-                return False
-            if self._mappings.overlapping(end, old + new_length):
-                return False
-            grown = Mapping(mapping.start, old + new_length, mapping.prot, mapping.grows_down, mapping.huge_pages)
-            self._mappings = self._mappings.replaced((mapping,), (grown,))
-            return True
-
-    def _move(self, old: int, old_length: int, new_length: int, new: int | None) -> int:
-        if new is None:
-            new = self.mmap(new_length, "")
-        else:
-            self.munmap(new, new_length)
-            self.mmap(new_length, "", addr=new)
-        moved = min(old_length, new_length)
-        try:
-            with self._change(old, old + old_length, whole=True, neighbours=False) as pieces:
-                source = self._mappings.at(old)
-                target = self._mappings.at(new)
-                assert source is not None
-                assert target is not None
-                with self._policy_of(target):
-                    self._cut(old)
-                    self._cut(old + moved)
-                    if (new - old) % self._huge:  # no huge page fits its new place
-                        for va, _, _ in self._entries(old, old + moved):
-                            self._make_small(va, self.pt.walk(va).steps[-1])
-                    self.pt.move(old, new, moved)
-                    self._zap(old + moved, old + old_length)
-                    self._publish(pieces, lambda piece: None)
-                    taken = Mapping(new, new + new_length, source.prot, source.grows_down, source.huge_pages)
-                    self._mappings = self._mappings.replaced((target,), (taken,))
-        except BaseException:
-            self.munmap(new, new_length)
-            raise
+            if mapping is None or not mapping.covers(old, old + old_length):
+                raise AddressError(f"va {old:#x} with {old_length:#x} bytes is not one mapping")
+            if new is None and new_length <= old_length:
+                if new_length < old_length:
+                    self.munmap(old + new_length, old_length - new_length)
+                return old
+            if new is None and self._grow(mapping, old + old_length, old + new_length):
+                return old
+            if new is None:
+                new = self._gap(new_length)
+            self._move(mapping, range(old, old + old_length), range(new, new + new_length))
         return new
 
-    @contextmanager
-    def _policy_of(self, target: Mapping) -> Iterator[None]:
-        """Keep everybody out of a second mapping, too; under the one lock they are."""
-        if self.policy == "mmap_lock":
-            yield
-        else:
-            with self._policy.change((target,)):
-                yield
+    def _gap(self, length: int) -> int:
+        """The first free place of that length, aligned for huge pages when it is that long."""
+        align = self._huge if length >= self._huge else self._page
+        found = self._mappings.gap(length, align, self._huge, self._top - self._page)
+        if found is None:
+            raise OutOfFrames(f"no gap of {length:#x} bytes in this address space")
+        return found
+
+    def _grow(self, mapping: Mapping, end: int, new_end: int) -> bool:
+        """Make a mapping longer where it ends; False when it goes on there, or something else is in the way."""
+        if mapping.end != end or new_end > self._top - self._page or self._mappings.overlapping(end, new_end):
+            return False
+        with self._policy.change((mapping,)):
+            self._mappings = self._mappings.replaced((mapping,), (_like(mapping, end=new_end),))
+        return True
+
+    def _move(self, source: Mapping, old: range, new: range) -> None:
+        """Move a range of a mapping, and cut or lengthen it to another's length; all or nothing."""
+        moved = min(len(old), len(new))
+        touched = sorted({source, *self._mappings.overlapping(new.start, new.stop)}, key=lambda mapping: mapping.start)
+        with self._policy.change(touched):
+            for edge in (old.start, old.start + moved, old.stop):
+                self._cut(edge)
+            if (new.start - old.start) % self._huge:  # no huge page fits its new place
+                self._make_all_small(old.start, old.start + moved)
+            # In pages, what gives way can be put back where its tables still are: that needs no memory.
+            self._make_all_small(new.start, new.stop)
+            replaced = self._take(new.start, new.stop)
+            try:
+                self.pt.move(old.start, new.start, moved)
+            except BaseException:
+                for va, level, raw in replaced:
+                    done = self.pt.compare_exchange(va, self.pt.arch.level(level).empty, raw, level=level)
+                    assert done, f"va {va:#x} was filled while nobody was inside"
+                raise
+            self._release(replaced)
+            self._release(self._take(old.start + moved, old.stop))
+            self.pt.reclaim_empty(old.start, len(old))
+            self.pt.reclaim_empty(new.start, len(new))
+            rest = _outside(_outside(touched, old.start, old.stop), new.start, new.stop)
+            self._mappings = self._mappings.replaced(touched, [*rest, _like(source, start=new.start, end=new.stop)])
 
     def madvise(self, va: int, length: int, advice: Advice) -> Outcome:
         """Say what a range, which must be mapped throughout, is for: see `Advice`.
@@ -249,17 +242,28 @@ class AddressSpace:
             return self._collapse_all(va, length)
         with self._change(va, va + length, whole=True) as pieces:
             if advice in (Advice.HUGEPAGE, Advice.NOHUGEPAGE):
-                self._publish(pieces, lambda piece: _like(piece, huge_pages=advice is Advice.HUGEPAGE))
-            elif advice is Advice.UNGUARD:
-                self._zap(va, va + length, only=Kind.GUARD)
+                huge_pages = advice is Advice.HUGEPAGE
+                self._publish(pieces, va, va + length, lambda piece: _like(piece, huge_pages=huge_pages))
+            elif advice is Advice.GUARD:
+                self._guard(va, va + length)
             else:
-                self._zap(va, va + length)
-            if advice is Advice.GUARD:
-                guard = self.memory.absent(Kind.GUARD)
-                for page in range(va, va + length, self._page):
-                    with self._leaf_table(page) as ptes:
-                        ptes.compare_exchange(ptes.index, self.pt.arch.level(1).empty, guard)
+                self._zap(va, va + length, guards_only=advice is Advice.UNGUARD)
         return Outcome.DONE
+
+    def _guard(self, start: int, end: int) -> None:
+        """Put a guard in place of everything in a range: tables first, as only they can be missing."""
+        try:
+            for region in range(start & -self._huge, end, self._huge):
+                with self._leaf_table(max(start, region)):
+                    pass
+        except OutOfFrames:
+            self.pt.reclaim_empty(start, end - start)
+            raise
+        self._release(self._take(start, end))
+        guard = self.memory.absent(Kind.GUARD)
+        for page in range(start, end, self._page):
+            done = self.pt.compare_exchange(page, self.pt.arch.level(1).empty, guard, level=1)
+            assert done, f"va {page:#x} was filled while nobody was inside"
 
     def mincore(self, va: int, length: int) -> bytes:
         """Which pages of a range, which must be mapped throughout, are in memory: a 1 or 0 each. O(pages)."""
@@ -331,7 +335,7 @@ class AddressSpace:
         while ptes is None:
             ptes = self.pt.pte_alloc_map(va)
             if ptes is None:
-                self._handler.split(va)
+                self._make_small(va, self.pt.walk(va).steps[-1])
         with ptes:
             yield ptes
 
@@ -376,32 +380,38 @@ class AddressSpace:
         elif step.level > 1 and step.state is not State.EMPTY:
             self._handler.split(va)
 
-    def _zap(self, start: int, end: int, only: Kind | None = None) -> None:
+    def _make_all_small(self, start: int, end: int) -> None:
+        """Make small pages of everything huge in a range, and of what sticks out of it."""
+        for va, _, _ in self._entries(start, end):
+            self._make_small(va, self.pt.walk(va).steps[-1])
+
+    def _zap(self, start: int, end: int, *, guards_only: bool = False) -> None:
         """Empty a range, let go of what its entries owned, and reclaim tables that became empty."""
-        if start >= end:
-            return
-        gone = self.memory.absent(Kind.GUARD)
-        released: list[tuple[int, int]] = []
+        self._release(self._take(start, end, guards_only=guards_only))
+        self.pt.reclaim_empty(start, end - start)
 
-        def emptied(raw: int, level: int) -> int | None:
-            if only is not None and (self.pt.arch.decode(raw, level).state is not State.SOFT or raw != gone):
-                return None
-            return self.pt.arch.level(1).empty if level == 1 else gone
-
+    def _take(self, start: int, end: int, *, guards_only: bool = False) -> list[tuple[int, int, int]]:
+        """Empty a range, and return (va, level, raw) of what was there: the caller owns what that owned (S3)."""
+        guard = self.memory.absent(Kind.GUARD)
+        taken: list[tuple[int, int, int]] = []
         self._cut(start)
         self._cut(end)
         for va, level, seen in self._entries(start, end):
             raw = seen
-            while (new := emptied(raw, level)) is not None:
-                if self.pt.compare_exchange(va, raw, new, level=level):
-                    released.append((raw, level))
+            # Ends: a failure means that hardware has set accessed or dirty, which it does once.
+            while raw == guard or not guards_only:
+                if self.pt.compare_exchange(va, raw, self.pt.arch.level(1).empty if level == 1 else guard, level=level):
+                    taken.append((va, level, raw))
                     if level > 1:
                         self.pt.unmap(va, self.pt.arch.level(level).span)
                     break
                 raw = self.pt.walk(va).steps[-1].raw
-        for raw, level in released:
+        return taken
+
+    def _release(self, taken: list[tuple[int, int, int]]) -> None:
+        """Let go of what entries owned that were taken out."""
+        for _, level, raw in taken:
             self.memory.release(raw, level)
-        self.pt.reclaim_empty(start, end - start)
 
     def _withheld(self, raw: int, level: int) -> int:
         """A leaf that does not grant stores."""
@@ -431,35 +441,27 @@ class AddressSpace:
     # -- mappings as they are changed
 
     @contextmanager
-    def _change(self, start: int, end: int, *, whole: bool = False, neighbours: bool = True) -> Iterator[list[Mapping]]:
+    def _change(self, start: int, end: int, *, whole: bool = False) -> Iterator[list[Mapping]]:
         """The mappings of a range, with nobody else inside (S4). Raises AddressError for holes in a `whole` one."""
         with self._changing:
             if whole:
                 self._check_whole(start, end)
             # With its neighbours, which it may become one with.
-            touched = self._mappings.overlapping(max(start - neighbours, 0), end + neighbours)
+            touched = self._mappings.overlapping(max(start - 1, 0), end + 1)
             with self._policy.change(touched):
-                self._range = start, end
                 yield touched
 
-    def _publish(self, touched: list[Mapping], change: Callable[[Mapping], Mapping | None]) -> None:
-        """Replace the part of each mapping inside the range of `_change`, and merge what is alike."""
-        start, end = self._range
+    def _publish(
+        self, touched: list[Mapping], start: int, end: int, change: Callable[[Mapping], Mapping | None]
+    ) -> None:
+        """Replace the part of each mapping inside a range, and merge what is alike."""
         new: list[Mapping] = []
         for mapping in touched:
-            if mapping.end <= start or end <= mapping.start:
-                new.append(mapping)
-                continue
-            inside = _like(mapping, start=max(start, mapping.start), end=min(end, mapping.end))
-            if mapping.start < start:
-                new.append(_like(mapping, end=start))
-            changed = change(inside)
-            if changed is not None:
-                new.append(changed)
-            if mapping.end > end:
-                new.append(_like(mapping, start=end))
+            if mapping.start < end and start < mapping.end:
+                changed = change(_like(mapping, start=max(start, mapping.start), end=min(end, mapping.end)))
+                new += [] if changed is None else [changed]
         merged: list[Mapping] = []
-        for mapping in new:
+        for mapping in sorted([*_outside(touched, start, end), *new], key=lambda mapping: mapping.start):
             if merged and merged[-1].end == mapping.start and merged[-1].is_like(mapping):
                 merged[-1] = _like(merged[-1], end=mapping.end)
             else:
@@ -570,6 +572,15 @@ class AddressSpace:
 
     # -- transitions
 
+    @contextmanager
+    def _transition(self, va: int) -> Iterator[Mapping | None]:
+        """The mapping of an address, kept as it is, and its region, whose leaves nobody else splits or moves (P4)."""
+        with (
+            self._policy.work(lambda: self._mappings.at(va), transition=True) as mapping,
+            self._handler.regions.held(va),
+        ):
+            yield mapping
+
     def regions(self) -> list[int]:
         """The first addresses of what may become huge pages, for a `ptl.collapse.Collapser`."""
         return [
@@ -582,7 +593,7 @@ class AddressSpace:
     def collapse_region(self, va: int, limits: Limits) -> ScanResult:
         """Make a huge page of one region's pages, if the limits allow; swapped pages are brought back first."""
         va &= -self._huge
-        with self._policy.work(lambda: self._mappings.at(va), transition=True) as mapping:
+        with self._transition(va) as mapping:
             if mapping is None or not mapping.prot or not mapping.huge_pages or not mapping.covers(va, va + self._huge):
                 return ScanResult.NO_TABLE
             result = self._collapse(mapping, va, limits)
@@ -623,7 +634,7 @@ class AddressSpace:
     def swap_out(self, va: int) -> bool:
         """Write a page to swap and give its frame back; whether that was done: a small page was there, and stayed."""
         va &= -self._page
-        with self._policy.work(lambda: self._mappings.at(va), transition=True) as mapping:
+        with self._transition(va) as mapping:
             held = self._isolate(va, 1) if mapping is not None else None
             if held is None:
                 return False
@@ -637,7 +648,7 @@ class AddressSpace:
 
     def migrate(self, va: int) -> bool:
         """Move what an address maps to other frames; whether that was done. Faults on it wait; stores are not lost."""
-        with self._policy.work(lambda: self._mappings.at(va), transition=True) as mapping:
+        with self._transition(va) as mapping:
             level = self.pt.walk(va).steps[-1].level
             size = self.pt.arch.level(level).span
             va &= -size
@@ -701,7 +712,7 @@ class AddressSpace:
             space.pt.check()
             space._check_leaves(owners, places)
         for pa, count in owners.items():
-            kept = self.frames.owners(pa) or self.frames.owners(pa & -self._huge)
+            kept = self.memory.owners(pa, self._huge)
             if kept != count:
                 raise AssertionError(f"the page at pa {pa:#x} has {kept} owners, and {count} entries")
         frames = len(owners) * (self._page // self.frames.frame_bytes)
@@ -721,10 +732,14 @@ class AddressSpace:
                 soft = self.pt.arch.decode_soft(raw)
                 places.update([soft.offset] if soft.type == Kind.SWAP else [])
                 pa = soft.offset * self._page if soft.type in FRAME_KINDS else None
-            elif set(entry.flags) & {"w"} - set(mapping.prot):
+            elif not mapping.prot or set(entry.flags) & set("rwxu") - self._grantable(mapping.prot):
                 raise AssertionError(f"va {va:#x} grants {entry.flags!r}, its mapping {mapping.prot!r}")
             if pa is not None:
                 owners.update(range(pa, pa + size, self._page))
+
+    def _grantable(self, prot: str) -> set[str]:
+        """What a leaf may grant at most."""
+        return {*self._handler.flags(prot), *self.pt.arch.implied}
 
     def close(self) -> None:
         """Unmap everything and give all memory back. The space can be used on."""
@@ -750,6 +765,18 @@ OUTCOME_OF = {
     ScanResult.BAD: Outcome.IS_BAD,
     ScanResult.CHANGED: Outcome.NO_TABLE,
 }
+
+
+def _outside(mappings: list[Mapping], start: int, end: int) -> list[Mapping]:
+    """The parts of mappings outside a range."""
+    parts: list[Mapping] = []
+    for mapping in mappings:
+        if mapping.end <= start or end <= mapping.start:
+            parts.append(mapping)
+            continue
+        parts += [_like(mapping, end=start)] if mapping.start < start else []
+        parts += [_like(mapping, start=end)] if end < mapping.end else []
+    return parts
 
 
 def _like(
