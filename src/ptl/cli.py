@@ -89,6 +89,40 @@ def race_command(
         sys.exit(WRONG_TRANSLATION)
 
 
+@main.command(name="arch")
+@click.argument("name", required=False, type=click.Choice(arch.names()))
+@click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON: an object, or a list of all.")
+@click.option("--svg", type=click.File("w", encoding="utf-8", lazy=True), help="Write the rulers of NAME as a picture.")
+def arch_command(name: str | None, as_json: bool, svg: TextIO | None) -> None:
+    """List the architectures, or draw the address and the entries of one, bit by bit.
+
+    Everything is read from the description that the table itself runs on.
+    """
+    from ptl.show import arch_svg, arch_table
+
+    if name is None:
+        if svg is not None:
+            raise click.UsageError("--svg draws one architecture: say which")
+        every = [arch.get(each) for each in arch.names()]
+        if as_json:
+            click.echo(json.dumps([arch_table.facts(each) for each in every]))
+        else:
+            Console().print(arch_table.table(every))
+        return
+    chosen = arch.get(name)
+    if as_json:
+        click.echo(json.dumps(arch_table.facts(chosen)))
+    elif svg is None:
+        click.echo(arch_table.text(chosen, Console().width))
+    if svg is not None:
+        try:
+            svg.write(arch_svg.render(chosen))
+            svg.flush()
+        except OSError as error:
+            raise Refusal(f"the picture could not be written to {svg.name}: {error.strerror}") from error
+        click.echo(f"the picture is in {svg.name}", err=True)
+
+
 def _run_with_progress(settings: race.Settings, pid: int | None, arch_name: str) -> dict[str, Any]:
     """Run the race with a bar on standard error."""
     columns = TextColumn("{task.description:24}"), BarColumn(), TimeRemainingColumn()

@@ -209,6 +209,8 @@ class Arch:
     """How software's own entries are encoded, on every level that has leaves."""
     write_needs_read: bool = False
     """Whether "w" without "r" is an encoding that the format reserves."""
+    verified_by: tuple[str, ...] = ()
+    """Whose MMU judged the format, in the tests of this project: the names of emulators."""
     layout: tuple[Level, ...] = field(repr=False)
     """The levels, leaf level first."""
 

@@ -75,6 +75,7 @@ SV39 = Arch(
     },
     write_needs_read=True,
     soft=Soft(type_mask=0x1F << 7, offset_mask=(1 << 63) - (1 << 12), exclusive=1 << 6, base=1 << 63),
+    verified_by=("Unicorn",),
     layout=(_level("PTE", 12, leaf_level=True), _level("PMD", 21), _level("PGD", 30)),
 )
 

@@ -101,6 +101,7 @@ def _64(name: str, title: str, va_bits: int, *top: Level) -> Arch:
         flags={**_FLAGS, "x": Flag.inverted(63)},
         implied="r",
         soft=_64_SOFT,
+        verified_by=("Unicorn",),
         layout=(
             _leaf(9, _64_ADDRESS),
             _upper("PMD", 21, 9, _64_ADDRESS, leaf=True, busy=_64_BUSY),
@@ -138,6 +139,7 @@ I386 = Arch(
     flags=_FLAGS,
     implied="rx",
     soft=Soft(type_mask=0x1F << 1, offset_mask=0xFFFF_F000, exclusive=1 << 9, base=1 << 10),
+    verified_by=("Unicorn",),
     layout=(_leaf(10, _32_ADDRESS), _upper("PGD", 22, 10, _32_ADDRESS, leaf=True, busy=1 << 6 | 1 << 11)),
 )
 
@@ -160,6 +162,7 @@ I386_PAE = Arch(
     flags={**_FLAGS, "x": Flag.inverted(63)},
     implied="r",
     soft=_64_SOFT,
+    verified_by=("Unicorn",),
     layout=(
         _leaf(9, _64_ADDRESS, _PAE_RESERVED),
         _upper("PMD", 21, 9, _64_ADDRESS, leaf=True, busy=_64_BUSY, reserved=_PAE_RESERVED),

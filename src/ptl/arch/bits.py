@@ -1,0 +1,203 @@
+"""What every bit of an address and of an entry is, read from the description: the bit rulers that manuals draw.
+
+x86_64   63        48 47       39 38       30 29       21 20       12 11      0
+| sign      | level 4   | level 3   | level 2   | level 1   | offset  |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+from ptl.arch.description import Arch
+
+WORDS = {
+    "r": "read",
+    "w": "write",
+    "x": "execute",
+    "u": "user",
+    "g": "global",
+    "a": "accessed",
+    "d": "dirty",
+}
+"""The portable attributes in words, by letter."""
+
+
+class Part(Enum):
+    """What a bit is there for."""
+
+    INDEX = "the index of an entry"
+    ADDRESS = "an address, or the offset in a page"
+    ATTRIBUTE = "an attribute"
+    FIXED = "decides what the entry is"
+    WRITTEN = "written so by ptl, and not looked at"
+    SOFTWARE = "software's own"
+    OTHER = "not looked at by ptl"
+
+
+@dataclass(frozen=True, slots=True)
+class BitField:
+    """Bits `high` to `low` of a word, both included: their name, short enough for a drawing, and what they are for."""
+
+    high: int
+    low: int
+    name: str
+    part: Part
+
+    @property
+    def width(self) -> int:
+        """How many bits."""
+        return self.high - self.low + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Ruler:
+    """A word from its highest bit to bit 0, each bit in one field."""
+
+    title: str
+    fields: tuple[BitField, ...]
+
+
+def rulers(arch: Arch) -> tuple[Ruler, ...]:
+    """An address of the format, then each kind of entry that it has; levels with equal entries share a ruler.
+
+    >>> import ptl.arch
+    >>> from ptl.arch.bits import rulers
+    >>> [ruler.title for ruler in rulers(ptl.arch.get("i386"))]
+    ['address', 'leaf of 4 KiB, level 1', 'leaf of 4 MiB, level 2', 'table, level 2', "software's own entry"]
+    """
+    leaves = [
+        (f"leaf of {size(level.span)}", number, leaf_fields(arch, number))
+        for number, level in enumerate(arch.layout, 1)
+        if level.leaf is not None
+    ]
+    tables = [("table", number, table_fields(arch, number)) for number in range(2, arch.levels + 1)]
+    return (
+        Ruler("address", address_fields(arch)),
+        *_shared(leaves),
+        *_shared(tables),
+        Ruler("software's own entry", soft_fields(arch)),
+    )
+
+
+def _shared(entries: list[tuple[str, int, tuple[BitField, ...]]]) -> list[Ruler]:
+    """One ruler for all levels that look the same."""
+    levels: dict[tuple[str, tuple[BitField, ...]], list[int]] = {}
+    for title, number, fields in entries:
+        levels.setdefault((title, fields), []).append(number)
+    return [
+        Ruler(f"{title}, level{'s'[: len(on) > 1]} {', '.join(map(str, on))}", fields)
+        for (title, fields), on in levels.items()
+    ]
+
+
+def address_fields(arch: Arch) -> tuple[BitField, ...]:
+    """How an address is split: what is above it, an index a level, the offset in the smallest page."""
+
+    def part_of(bit: int) -> tuple[str, Part]:
+        if bit >= arch.va_bits:
+            return ("sign" if arch.sign_extended else "0"), Part.FIXED
+        for number, level in enumerate(arch.layout, 1):
+            if level.shift <= bit < level.shift + level.bits:
+                return f"level {number}", Part.INDEX
+        return "offset", Part.ADDRESS
+
+    return _fields(64 if arch.va_bits > 32 else 32, part_of)
+
+
+def leaf_fields(arch: Arch, number: int) -> tuple[BitField, ...]:
+    """A leaf of that level. "¬X" is a bit that withholds the attribute X."""
+    level = arch.level(number)
+    pattern = level.leaf
+    if pattern is None:
+        raise ValueError(f"{arch.name} has no leaf at level {number}; page sizes are {arch.page_sizes}")
+
+    def part_of(bit: int) -> tuple[str, Part]:
+        if level.leaf_address.mask >> bit & 1:
+            return "physical address", Part.ADDRESS
+        for letter, flag in arch.flags.items():
+            if flag.mask >> bit & 1:
+                return ("" if flag.yes >> bit & 1 else "¬") + letter.upper(), Part.ATTRIBUTE
+        if arch.frozen_present >> bit & 1:
+            return "F", Part.SOFTWARE
+        if pattern.mask >> bit & 1:
+            return str(pattern.value >> bit & 1), Part.FIXED
+        return "", Part.OTHER
+
+    return _fields(8 * arch.entry_bytes, part_of)
+
+
+def table_fields(arch: Arch, number: int) -> tuple[BitField, ...]:
+    """An entry of that level that points to a table."""
+    level = arch.level(number)
+    pattern = level.table
+    if pattern is None:
+        raise ValueError(f"{arch.name} has no tables below level {number}")
+
+    def part_of(bit: int) -> tuple[str, Part]:
+        if level.address.mask >> bit & 1:
+            return "address of the table", Part.ADDRESS
+        if arch.frozen_present >> bit & 1:
+            return "F", Part.SOFTWARE
+        if pattern.mask >> bit & 1:
+            return str(pattern.value >> bit & 1), Part.FIXED
+        if level.table_set >> bit & 1:
+            return "1", Part.WRITTEN
+        return "", Part.OTHER
+
+    return _fields(8 * arch.entry_bytes, part_of)
+
+
+def soft_fields(arch: Arch) -> tuple[BitField, ...]:
+    """What software keeps where nothing is present: a type and an offset. E is the exclusive bit."""
+    soft = arch.soft
+
+    def part_of(bit: int) -> tuple[str, Part]:
+        if soft.type_mask >> bit & 1:
+            return "type", Part.SOFTWARE
+        if soft.offset_mask >> bit & 1:
+            return "offset, inverted" if soft.inverted_offset else "offset", Part.SOFTWARE
+        if soft.exclusive >> bit & 1:
+            return "E", Part.SOFTWARE
+        if arch.frozen_absent >> bit & 1:
+            return "F", Part.SOFTWARE
+        return str(soft.base >> bit & 1), Part.FIXED
+
+    return _fields(8 * arch.entry_bytes, part_of)
+
+
+def _fields(bits: int, part_of: Callable[[int], tuple[str, Part]]) -> tuple[BitField, ...]:
+    """The fields of a word, highest first; neighbours of one name are one field, but for ones: each of them counts."""
+    fields: list[BitField] = []
+    for bit in reversed(range(bits)):
+        name, part = part_of(bit)
+        if fields and (fields[-1].name, fields[-1].part) == (name, part) and name != "1":
+            fields[-1] = BitField(fields[-1].high, bit, name, part)
+        else:
+            fields.append(BitField(bit, bit, name, part))
+    return tuple(fields)
+
+
+def legend(arch: Arch) -> dict[str, str]:
+    """What the short names in the rulers of a format stand for, in the order of `FLAGS`."""
+    named = {field.name for ruler in rulers(arch) for field in ruler.fields}
+    words: dict[str, str] = {}
+    for letter, word in WORDS.items():
+        words |= {letter.upper(): word} if letter.upper() in named else {}
+        words |= {f"¬{letter.upper()}": f"no {word}"} if f"¬{letter.upper()}" in named else {}
+    return words | {"F": "frozen: a change of the table is under way", "E": "exclusive: no other table has the page"}
+
+
+def size(byte_count: int) -> str:
+    """Bytes in the largest binary unit that leaves a whole number.
+
+    >>> from ptl.arch.bits import size
+    >>> size(4096), size(2 << 20), size(512 << 30)
+    ('4 KiB', '2 MiB', '512 GiB')
+    """
+    units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"]
+    while byte_count % 1024 == 0 and len(units) > 1:
+        byte_count //= 1024
+        del units[0]
+    return f"{byte_count} {units[0]}"
