@@ -152,8 +152,13 @@ LINUX = {
     "x86_64_la57": (lambda kind, offset: kind << 59 | (~offset & (1 << 50) - 1) << 9, 1 << 6),
     "i386_pae": (lambda kind, offset: kind << 59 | (~offset & (1 << 50) - 1) << 9, 1 << 6),
     "riscv_sv39": (lambda kind, offset: kind << 7 | offset << 12, 1 << 63),
+    "riscv_sv48": (lambda kind, offset: kind << 7 | offset << 12, 1 << 63),
+    "riscv_sv57": (lambda kind, offset: kind << 7 | offset << 12, 1 << 63),
 }
-EXCLUSIVE = {"x86_64": 1 << 3, "x86_64_la57": 1 << 3, "riscv_sv39": 1 << 6}
+EXCLUSIVE = {
+    **dict.fromkeys(("x86_64", "x86_64_la57"), 1 << 3),
+    **dict.fromkeys(("riscv_sv39", "riscv_sv48", "riscv_sv57"), 1 << 6),
+}
 
 
 @pytest.mark.parametrize("name", LINUX)

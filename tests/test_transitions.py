@@ -21,7 +21,7 @@ from ptl.tlb import MmuGather, Tlb
 
 HUGE, GIANT = 0x4000, 0x1_0000
 """The sizes of tiny's larger leaves."""
-FORMATS = ("tiny", "x86_64", "x86_64_la57", "i386", "i386_pae", "riscv_sv39")
+FORMATS = ("tiny", "x86_64", "x86_64_la57", "i386", "i386_pae", "riscv_sv39", "riscv_sv57")
 
 
 def flags_of(pt: ptl.PageTable, va: int) -> set[str]:

@@ -347,7 +347,7 @@ class I386Pae(I386):
 
 
 class Riscv(Cpu):
-    """Sv39, in S and U mode, with MXR clear."""
+    """Sv39, Sv48 and Sv57, in S and U mode, with MXR clear."""
 
     modes = (Mode.SUPERVISOR, Mode.SUPERVISOR_SUM, Mode.USER)
     program = Program(
@@ -371,7 +371,7 @@ class Riscv(Cpu):
         registers=in_roles("PC A0 A1 A2 A3 A4 S0 T1 T0"),
     )
 
-    SV39 = 8 << 60
+    MODE_OF_SATP: ClassVar = {3: 8 << 60, 4: 9 << 60, 5: 10 << 60}  # by levels
     SUM = 1 << 18
 
     def translate(self, va: int, access: Access) -> Verdict:
@@ -399,7 +399,7 @@ class Riscv(Cpu):
     def _start(self) -> unicorn.Uc:
         uc = self._engine(unicorn.UC_ARCH_RISCV, unicorn.UC_MODE_RISCV64)
         self._plug_in_ram(uc)
-        uc.reg_write(riscv_const.UC_RISCV_REG_SATP, self.SV39 | self.pt.root >> 12)
+        uc.reg_write(riscv_const.UC_RISCV_REG_SATP, self.MODE_OF_SATP[self.arch.levels] | self.pt.root >> 12)
         uc.reg_write(riscv_const.UC_RISCV_REG_MSTATUS, self.SUM if self.mode is Mode.SUPERVISOR_SUM else 0)
         # Last: only M mode, in which a core begins, may write the registers above.
         uc.reg_write(riscv_const.UC_RISCV_REG_PRIV, 0 if self.mode is Mode.USER else 1)
@@ -425,6 +425,8 @@ BOARDS = {
     "i386": Board(I386, 0x4000_0000, 32),
     "i386_pae": Board(I386Pae, 0x4000_0000, 40),
     "riscv_sv39": Board(Riscv, 0x8000_0000, 56),
+    "riscv_sv48": Board(Riscv, 0x8000_0000, 56),
+    "riscv_sv57": Board(Riscv, 0x8000_0000, 56),
 }
 
 

@@ -1,8 +1,10 @@
-"""RISC-V: Sv39.
+"""RISC-V: Sv39, Sv48 and Sv57.
 
     address       63      39 38     30 29     21 20     12 11         0
                  | sign     | level 3 | level 2 | level 1 | offset     |
                                  9         9         9         12
+                  63      48 47     39 38     30  ...                      Sv48: one level more on top
+                  63      57 56     48 47     39  ...                      Sv57: two
 
     entry         63  62-61  60-54  53 ............ 10    9   8   7   6   5   4   3   2   1   0
                    N  PBMT    0     frame number          F       D   A   G   U   X   W   R   V
@@ -11,6 +13,9 @@ V valid, R W X permissions, U user, G global, A accessed, D dirty, F frozen: bit
 number sits two bits lower than the address it stands for. An entry with V and none of R, W, X points to a table; with
 R or X it is a leaf, at any level; W without R is reserved. In an entry for a table D, A, U and everything above the
 frame number must be 0; in a leaf above level 1 the low bits of the frame number must be.
+
+Leaves of 512 GiB and 256 TiB, which Sv48 and Sv57 have on levels 4 and 5, are BAD here: a leaf keeps aside the tables
+that splitting it takes, and those of 512 GiB alone are 1 GiB.
 
 When V is 0 hardware ignores the rest; software calls the entry present all the same when R or X is set, which is how
 a huge leaf that is being split looks, or bit 5 (no access). Software's entries are Linux's swap entries:
@@ -29,10 +34,13 @@ from ptl.arch.description import Arch, Field, Flag, Level, Pattern, Soft
 V, R, W, X, U, G, A, D = (1 << bit for bit in range(8))
 ADDRESS = Field(0x003F_FFFF_FFFF_FC00, left_shift=2)
 ABOVE_FRAME_NUMBER = 0xFFC0_0000_0000_0000
-SOURCE = "RISC-V privileged specification 20211203, section 4.4 (Sv39); Linux arch/riscv/include/asm/pgtable-bits.h"
+SOURCE = (
+    "RISC-V privileged specification 20211203, sections 4.4 (Sv39), 4.5 (Sv48), 4.6 (Sv57); "
+    "Linux arch/riscv/include/asm/pgtable-bits.h"
+)
 
 
-def _level(name: str, shift: int, *, leaf_level: bool = False) -> Level:
+def _level(name: str, shift: int, *, leaf_level: bool = False, leaf: bool = True) -> Level:
     misaligned = ((1 << shift) - (1 << 12)) >> ADDRESS.left_shift
     return Level(
         name=name,
@@ -40,43 +48,52 @@ def _level(name: str, shift: int, *, leaf_level: bool = False) -> Level:
         bits=9,
         table=None if leaf_level else Pattern(V | R | W | X | U | A | D | ABOVE_FRAME_NUMBER, V),
         table_set=V,
-        leaf=Pattern(V | ABOVE_FRAME_NUMBER | misaligned, V),
+        leaf=Pattern(V | ABOVE_FRAME_NUMBER | misaligned, V) if leaf else None,
         leaf_any=R | X,
         leaf_never=Pattern(R | W, W),
         leaf_set=V,
         address=ADDRESS,
-        invalid=None if leaf_level else Pattern(V | ABOVE_FRAME_NUMBER | misaligned, 0),
+        invalid=Pattern(V | ABOVE_FRAME_NUMBER | misaligned, 0) if leaf and not leaf_level else None,
         invalid_clear=V,
         busy=0 if leaf_level else W | U,
     )
 
 
-SV39 = Arch(
-    name="riscv_sv39",
-    title="RISC-V, Sv39",
-    source=SOURCE,
-    va_bits=39,
-    pa_bits=56,
-    entry_bytes=8,
-    byte_order="little",
-    walker="hardware",
-    sign_extended=True,
-    present_mask=V | R | X | G,
-    frozen_present=1 << 9,
-    frozen_absent=W,
-    flags={
-        "r": Flag.bit(1),
-        "w": Flag.bit(2),
-        "x": Flag.bit(3),
-        "u": Flag.bit(4),
-        "g": Flag.bit(5),
-        "a": Flag.bit(6),
-        "d": Flag.bit(7),
-    },
-    write_needs_read=True,
-    soft=Soft(type_mask=0x1F << 7, offset_mask=(1 << 63) - (1 << 12), exclusive=1 << 6, base=1 << 63),
-    verified_by=("Unicorn",),
-    layout=(_level("PTE", 12, leaf_level=True), _level("PMD", 21), _level("PGD", 30)),
-)
+def _arch(name: str, title: str, va_bits: int, *upper: Level) -> Arch:
+    return Arch(
+        name=name,
+        title=title,
+        source=SOURCE,
+        va_bits=va_bits,
+        pa_bits=56,
+        entry_bytes=8,
+        byte_order="little",
+        walker="hardware",
+        sign_extended=True,
+        present_mask=V | R | X | G,
+        frozen_present=1 << 9,
+        frozen_absent=W,
+        flags={
+            "r": Flag.bit(1),
+            "w": Flag.bit(2),
+            "x": Flag.bit(3),
+            "u": Flag.bit(4),
+            "g": Flag.bit(5),
+            "a": Flag.bit(6),
+            "d": Flag.bit(7),
+        },
+        write_needs_read=True,
+        soft=Soft(type_mask=0x1F << 7, offset_mask=(1 << 63) - (1 << 12), exclusive=1 << 6, base=1 << 63),
+        verified_by=("Unicorn",),
+        layout=(_level("PTE", 12, leaf_level=True), _level("PMD", 21), *upper),
+    )
 
-ARCHITECTURES = (SV39,)
+
+_PUD = _level("PUD", 30)
+_P4D = _level("P4D", 39, leaf=False)
+
+SV39 = _arch("riscv_sv39", "RISC-V, Sv39", 39, _level("PGD", 30))
+SV48 = _arch("riscv_sv48", "RISC-V, Sv48", 48, _PUD, _level("PGD", 39, leaf=False))
+SV57 = _arch("riscv_sv57", "RISC-V, Sv57", 57, _PUD, _P4D, _level("PGD", 48, leaf=False))
+
+ARCHITECTURES = (SV39, SV48, SV57)
