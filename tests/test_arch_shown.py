@@ -84,10 +84,10 @@ def test_an_entry_for_a_table_is_drawn_as_the_core_writes_it(arch: Arch) -> None
 
 def test_software_s_entry_is_drawn_as_it_is_encoded(arch: Arch) -> None:
     fields = {field.name.partition(",")[0]: field for field in soft_fields(arch)}
-    zero = arch.encode_soft(0, 0)
-    assert arch.encode_soft(arch.soft_types - 1, 0) ^ zero == mask([fields["type"]], Part.SOFTWARE)
-    assert arch.encode_soft(0, arch.soft_offsets - 1) ^ zero == mask([fields["offset"]], Part.SOFTWARE)
-    assert arch.encode_soft(0, 0, exclusive=True) ^ zero == mask([fields["E"]], Part.SOFTWARE)
+    one = arch.encode_soft(1, 1)
+    assert arch.encode_soft(arch.soft_types - 2, 1) ^ one == mask([fields["type"]], Part.SOFTWARE)
+    assert arch.encode_soft(1, arch.soft_offsets - 2) ^ one == mask([fields["offset"]], Part.SOFTWARE)
+    assert arch.encode_soft(1, 1, exclusive=True) ^ one == mask([fields["E"]], Part.SOFTWARE)
 
 
 def test_there_is_no_ruler_of_what_a_format_lacks() -> None:

@@ -142,10 +142,18 @@ def test_a_frame_number_comes_back_from_a_leaf(arch, level):
         assert arch.decode(arch.encode(pa, "r", level), level).pa == pa
 
 
+def extremes(arch: Arch) -> Iterator[tuple[int, int]]:
+    """No bits and all bits of type and offset, but for the pair, if any, that is an empty entry."""
+    for kind, offset in itertools.product((0, arch.soft_types - 1), (0, arch.soft_offsets - 1)):
+        nothing = kind == 0 and offset == (arch.soft_offsets - 1 if arch.soft.inverted_offset else 0)
+        if arch.soft.base or not nothing:
+            yield kind, offset
+
+
 @EACH_LEAF
 def test_a_swap_entry_with_all_bits_of_type_and_offset_comes_back(arch, level):
     """And one with none of them; on every level, for the kernel's swap entries of pages and of huge pages are alike."""
-    for kind, offset in itertools.product((0, arch.soft_types - 1), (0, arch.soft_offsets - 1)):
+    for kind, offset in extremes(arch):
         raw = arch.encode_soft(kind, offset)
         assert arch.decode(raw, level).state is State.SOFT
         assert arch.decode_soft(raw) == SoftEntry(kind, offset)
@@ -155,7 +163,7 @@ def test_a_swap_entry_with_all_bits_of_type_and_offset_comes_back(arch, level):
 @EACH_LEAF
 def test_exclusive_is_no_part_of_the_swap_entry(arch, level):
     """It is set and cleared by itself, and the entry is one of swap before and after."""
-    for kind, offset in itertools.product((0, arch.soft_types - 1), (0, arch.soft_offsets - 1)):
+    for kind, offset in extremes(arch):
         shared, exclusive = arch.encode_soft(kind, offset), arch.encode_soft(kind, offset, exclusive=True)
         assert shared ^ exclusive == arch.soft.exclusive
         assert (arch.decode_soft(shared).exclusive, arch.decode_soft(exclusive).exclusive) == (False, True)
@@ -390,7 +398,8 @@ def test_a_swap_entry_in_a_live_table(arch, level):
     """All bits of type and offset, and the exclusive bit set and cleared there; then the leaf is back."""
     live = Live(arch, level)
     raw = live.set("rwad")
-    last = arch.soft_types - 1, arch.soft_offsets - 1
+    room = arch.level(level).span >> arch.page_shift if level > 1 else 0  # for the offsets of all its pages
+    last = arch.soft_types - 1, arch.soft_offsets - 1 - room
     shared, exclusive = arch.encode_soft(*last), arch.encode_soft(*last, exclusive=True)
     assert live.pt.exchange(live.va, shared) == raw
     assert live.state() is State.SOFT

@@ -39,7 +39,7 @@ def pt(domain: ptl.EpochDomain) -> ptl.PageTable:
     pt.retract(EMPTY)
     pt.map(HUGE, 0, SPAN)
     pt.map(SOFT, 0, SPAN)
-    pt.exchange(SOFT, 0b1010_0000_0000)
+    pt.exchange(SOFT, pt.arch.encode_soft(1, 5))
     domain.synchronize()
     return pt
 

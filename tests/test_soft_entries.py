@@ -39,13 +39,21 @@ def soft_entries(arch: Arch) -> Iterator[SoftEntry]:
     """Every type with every offset that has one bit set, or one clear, or all the same."""
     offsets = ends_and_bits(arch.soft_offsets)
     for kind, offset, exclusive in itertools.product(range(arch.soft_types), offsets, (False, True)):
-        yield SoftEntry(kind, offset, exclusive)
+        if SoftEntry(kind, offset, exclusive) != looks_empty(arch):
+            yield SoftEntry(kind, offset, exclusive)
+
+
+def looks_empty(arch: Arch) -> SoftEntry | None:
+    """The entry that cannot be: its bits are those of an empty one."""
+    if arch.soft.base:
+        return None
+    return SoftEntry(0, arch.soft_offsets - 1 if arch.soft.inverted_offset else 0)
 
 
 def any_soft_entry(arch: Arch) -> st.SearchStrategy[SoftEntry]:
     """Any type with any offset."""
     kinds, offsets = st.integers(0, arch.soft_types - 1), st.integers(0, arch.soft_offsets - 1)
-    return st.builds(SoftEntry, kinds, offsets, st.booleans())
+    return st.builds(SoftEntry, kinds, offsets, st.booleans()).filter(lambda entry: entry != looks_empty(arch))
 
 
 def encode(arch: Arch, entry: SoftEntry) -> int:
@@ -113,8 +121,18 @@ def test_no_field_touches_a_bit_that_decides(arch):
     for one, other in itertools.combinations(fields, 2):
         assert not one & other
     assert not soft.base & arch.frozen_absent
-    for level in leaf_levels(arch):
-        assert soft.base & ~arch.level(level).empty  # or the right offset would make it empty
+
+
+@EACH
+def test_what_would_be_an_empty_entry_is_refused(arch):
+    entry = looks_empty(arch)
+    if entry is None:
+        for level in leaf_levels(arch):
+            assert arch.soft.base & ~arch.level(level).empty  # so there is no such entry
+        return
+    with pytest.raises(FormatError, match=f"type 0 with offset {entry.offset:#x} is what .* has for an empty entry"):
+        encode(arch, entry)
+    assert arch.encode_soft(0, entry.offset, exclusive=True)
 
 
 @EACH
@@ -124,7 +142,7 @@ def test_what_does_not_fit_is_refused(arch):
             arch.encode_soft(kind, 0)
     for offset in (-1, arch.soft_offsets, 1 << 64):
         with pytest.raises(FormatError, match=f"offset {offset:#x} does not fit"):
-            arch.encode_soft(0, offset)
+            arch.encode_soft(1, offset)
 
 
 @EACH
@@ -146,14 +164,17 @@ def test_only_software_s_entries_are_decoded(arch):
             arch.decode_soft(raw)
 
 
+def linux_x86(kind: int, offset: int) -> int:
+    return kind << 59 | (~offset & (1 << 50) - 1) << 9
+
+
+def linux_riscv(kind: int, offset: int) -> int:
+    return kind << 7 | offset << 12
+
+
 LINUX = {
-    # name: the entry that Linux makes of a type and an offset, and the bits that are ours
-    "x86_64": (lambda kind, offset: kind << 59 | (~offset & (1 << 50) - 1) << 9, 1 << 6),
-    "x86_64_la57": (lambda kind, offset: kind << 59 | (~offset & (1 << 50) - 1) << 9, 1 << 6),
-    "i386_pae": (lambda kind, offset: kind << 59 | (~offset & (1 << 50) - 1) << 9, 1 << 6),
-    "riscv_sv39": (lambda kind, offset: kind << 7 | offset << 12, 1 << 63),
-    "riscv_sv48": (lambda kind, offset: kind << 7 | offset << 12, 1 << 63),
-    "riscv_sv57": (lambda kind, offset: kind << 7 | offset << 12, 1 << 63),
+    **dict.fromkeys(("x86_64", "x86_64_la57", "i386_pae"), linux_x86),  # PAE: the same here, and not Linux's
+    **dict.fromkeys(("riscv_sv39", "riscv_sv48", "riscv_sv57"), linux_riscv),
 }
 EXCLUSIVE = {
     **dict.fromkeys(("x86_64", "x86_64_la57"), 1 << 3),
@@ -163,11 +184,11 @@ EXCLUSIVE = {
 
 @pytest.mark.parametrize("name", LINUX)
 def test_the_bits_are_linux_s(name):
-    """...but for one that is always set, and for the exclusive bit of PAE."""
-    arch, (linux, ours) = ptl.arch.get(name), LINUX[name]
+    """Of a type and an offset; and the exclusive bit."""
+    arch, linux = ptl.arch.get(name), LINUX[name]
     for entry in soft_entries(arch):
         if not entry.exclusive:
-            assert encode(arch, entry) == linux(entry.type, entry.offset) | ours
+            assert encode(arch, entry) == linux(entry.type, entry.offset)
     assert name not in EXCLUSIVE or arch.soft.exclusive == EXCLUSIVE[name]
 
 
@@ -202,7 +223,8 @@ def live(name: str) -> Live:
 @given(data=st.data())
 def test_the_core_takes_a_software_entry_in_place_of_a_leaf_of_any_size(name, data):
     pt, arch = live(name).pt, architecture(name)
-    entry = data.draw(any_soft_entry(arch))
+    pages = arch.page_sizes[-1] >> arch.page_shift
+    entry = data.draw(any_soft_entry(arch).filter(lambda entry: entry.offset + pages < arch.soft_offsets))
     for level, va in live(name).places.items():
         leaf, raw = pt.lookup(va).raw, encode(arch, entry)
         assert pt.exchange(va, raw) == leaf
@@ -222,21 +244,37 @@ def test_the_core_takes_a_software_entry_in_place_of_a_leaf_of_any_size(name, da
 @settings(max_examples=20, deadline=None)
 @given(data=st.data())
 def test_a_split_counts_the_offset_up_in_pages(name, data):
-    """And what it makes is SOFT even where the offset begins again with 0."""
     arch = architecture(name)
     level = data.draw(st.sampled_from(leaf_levels(arch)[1:]))
     smaller = leaf_levels(arch)[leaf_levels(arch).index(level) - 1]
     pages = arch.level(smaller).span >> arch.page_shift
     whole = arch.level(level).span >> arch.page_shift
-    last = arch.soft_offsets - 1
-    offsets = st.one_of(st.integers(0, last), st.integers(last - whole, last))
-    entry = SoftEntry(data.draw(st.integers(0, arch.soft_types - 1)), data.draw(offsets), data.draw(st.booleans()))
+    entry = data.draw(any_soft_entry(arch).filter(lambda entry: entry.offset + whole < arch.soft_offsets))
     pt, va = Live(arch).pt, arch.level(level).span
     pt.exchange(va, encode(arch, entry))
     assert pt.split(va) is Outcome.DONE
     table = next(step for step in pt.walk(va).steps if step.level == smaller)
     for i, raw in enumerate(entries(pt, table.table_pa, smaller)):
-        offset = (entry.offset + i * pages) % arch.soft_offsets
-        assert arch.decode_soft(raw) == SoftEntry(entry.type, offset, entry.exclusive)
+        assert arch.decode_soft(raw) == SoftEntry(entry.type, entry.offset + i * pages, entry.exclusive)
         assert arch.decode(raw, smaller).state is State.SOFT
+    pt.check()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_entry_whose_pages_have_no_offsets_is_refused_in_place_of_a_huge_leaf(name):
+    """So that a split can always count them up, and never makes an empty entry."""
+    arch = architecture(name)
+    pt = Live(arch).pt
+    for level in leaf_levels(arch)[1:]:
+        pages, va = arch.level(level).span >> arch.page_shift, arch.level(level).span
+        leaf = pt.lookup(va).raw
+        for offset in range(arch.soft_offsets - pages, arch.soft_offsets, pages - 1):
+            raw = arch.encode_soft(1, offset)
+            with pytest.raises(FormatError, match=f"entry {raw:#x} has no offsets left for all pages of level {level}"):
+                pt.exchange(va, raw)
+            with pytest.raises(FormatError, match="no offsets left"):
+                pt.compare_exchange(va, leaf, raw, level=level)
+        assert pt.lookup(va).raw == leaf
+        assert pt.exchange(va, arch.encode_soft(0, arch.soft_offsets - pages - 1)) == leaf
+        assert pt.split(va, arch.page_sizes[0]) is Outcome.DONE
     pt.check()

@@ -569,7 +569,7 @@ def test_hardware_sees_nothing_in_a_slot_that_is_frozen_empty_or_busy(machine, r
 def test_hardware_sees_nothing_in_what_software_keeps(machine, region):
     """In place of a leaf of any size: every type, every bit of the offset, exclusive or not, frozen or not."""
     arch, pt = machine.arch, machine.pt
-    types = [arch.encode_soft(kind, 0) for kind in range(arch.soft_types)]
+    types = [arch.encode_soft(kind, 1) for kind in range(arch.soft_types)]
     offsets = [arch.encode_soft(0, 1 << n) for n in range(arch.soft_offsets.bit_length() - 1)]
     all_ones = arch.encode_soft(arch.soft_types - 1, arch.soft_offsets - 1, exclusive=True)
     for number in leaf_levels(arch):

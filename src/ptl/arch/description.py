@@ -133,8 +133,8 @@ class Soft:
     """Where an entry that is not present keeps what software wrote in it, the same on every level that has leaves.
 
     Such an entry is never taken for another state: its fields share no bit with `Arch.present_mask`,
-    `Arch.frozen_absent` and `Level.busy`, and with `base` it is never empty, whatever type and offset are. The number
-    of any frame that `Arch.pa_bits` can name fits in the offset.
+    `Arch.frozen_absent` and `Level.busy`. Without `base` one pair of type 0 and an offset would be an empty entry: it
+    is refused. The number of any frame that `Arch.pa_bits` can name fits in the offset.
     """
 
     type_mask: int
@@ -319,13 +319,14 @@ class Arch:
 
         It is SOFT on each of these levels, frozen or not. Types begin with 0 and mean what the caller likes: a swap
         device, a migration to wait for, a marker. The offset of a migration is the number of a frame. Raises
-        FormatError for a type that is not below `soft_types`, or an offset that is not below `soft_offsets`.
+        FormatError for a type that is not below `soft_types`, an offset that is not below `soft_offsets`, and for the
+        one pair, if any, that would be an empty entry.
 
         >>> import ptl.arch
         >>> riscv = ptl.arch.get("riscv_sv39")
         >>> hex(riscv.encode_soft(3, 0x1234))
-        '0x8000000001234180'
-        >>> riscv.decode_soft(0x8000000001234180)
+        '0x1234180'
+        >>> riscv.decode_soft(0x1234180)
         SoftEntry(type=3, offset=4660, exclusive=False)
         """
         soft = self.soft
@@ -334,7 +335,10 @@ class Arch:
         if not 0 <= offset < self.soft_offsets:
             raise FormatError(f"offset {offset:#x} does not fit: {self.name} has offsets below {self.soft_offsets:#x}")
         stored = offset << _shift(soft.offset_mask) ^ self._soft_flip
-        return soft.base | type << _shift(soft.type_mask) | stored | (soft.exclusive if exclusive else 0)
+        raw = soft.base | type << _shift(soft.type_mask) | stored | (soft.exclusive if exclusive else 0)
+        if any(raw == level.empty for level in self.layout):
+            raise FormatError(f"type {type} with offset {offset:#x} is what {self.name} has for an empty entry")
+        return raw
 
     def decode_soft(self, raw: int) -> SoftEntry:
         """The type and the offset in an entry that is SOFT on every level that has leaves; it may be frozen.

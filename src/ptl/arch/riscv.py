@@ -20,11 +20,11 @@ that splitting it takes, and those of 512 GiB alone are 1 GiB.
 When V is 0 hardware ignores the rest; software calls the entry present all the same when R or X is set, which is how
 a huge leaf that is being split looks, or bit 5 (no access). Software's entries are Linux's swap entries:
 
-    software's    63   62 ...................... 12   11-7    6   5   4   3   2   1   0
-                   1   offset                         type    E   0   0   0   F   0   0
+    software's    63 ........................... 12   11-7    6   5   4   3   2   1   0
+                  offset                              type    E   0   0   0   F   0   0
 
-E exclusive. W without R marks a frozen one, and W and U a busy entry. Bit 63 is the top of Linux's offset, which no
-frame number reaches (that takes 44 of the 51 bits left); without it type 0 at offset 0 would be an empty entry.
+E exclusive. W without R marks a frozen one, and W and U a busy entry. Type 0 with offset 0 would be an empty entry:
+there is none. (In Linux that is the first page of the first swap device, which holds no data.)
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _arch(name: str, title: str, va_bits: int, *upper: Level) -> Arch:
             "d": Flag.bit(7),
         },
         write_needs_read=True,
-        soft=Soft(type_mask=0x1F << 7, offset_mask=(1 << 63) - (1 << 12), exclusive=1 << 6, base=1 << 63),
+        soft=Soft(type_mask=0x1F << 7, offset_mask=(1 << 64) - (1 << 12), exclusive=1 << 6),
         verified_by=("Unicorn",),
         layout=(_level("PTE", 12, leaf_level=True), _level("PMD", 21), *upper),
     )

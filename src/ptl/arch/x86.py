@@ -34,13 +34,13 @@ When P is 0 hardware ignores the rest. Software then still calls an entry presen
 leaf that is being split looks, or bit 8 (no access). Software's entries are Linux's swap entries, where they can be:
 
     software's, 64 bits   63-59   58 ............... 9    8   7   6   5   4   3   2   1   0
-                          type    offset, inverted        0   0   1   0   F   E   0   0   0
+                          type    offset, inverted        0   0   0   0   F   E   0   0   0
     software's, i386      31 ........ 12   11   10    9   8   7   6   5-1             0
                           offset           0    1    E   0   0   F   type            0
 
-E exclusive. Bits 4 and 5 mark a busy entry; on i386 6 and 11. Without the bit that is always 1, one pair of type 0 and
-an offset would be an empty entry: with the last offset where it is inverted, with offset 0 on i386. Linux leaves bit 6
-of the longer entries alone. In the shorter ones its offset begins with bit 9; what is left here is just a frame number.
+E exclusive. Bits 4 and 5 mark a busy entry; on i386 6 and 11. Type 0 with the last offset, all of it inverted, would
+be an empty entry of 64 bits: there is none. In the shorter ones a bit that is always 1 tells type 0 and offset 0 from
+an empty entry. Linux's offset begins there with bit 9; what is left here is just a frame number.
 On both 32-bit machines its E is bit 7, for it has no huge entries of this kind there; here they would be leaves that
 are being split.
 """
@@ -112,9 +112,7 @@ def _64(name: str, title: str, va_bits: int, *top: Level) -> Arch:
 
 
 _64_BUSY = 0b11 << 4
-_64_SOFT = Soft(
-    type_mask=0x1F << 59, offset_mask=(1 << 59) - (1 << 9), exclusive=1 << 3, base=1 << 6, inverted_offset=True
-)
+_64_SOFT = Soft(type_mask=0x1F << 59, offset_mask=(1 << 59) - (1 << 9), exclusive=1 << 3, inverted_offset=True)
 _P4D = _upper("P4D", 39, 9, _64_ADDRESS, leaf=False, busy=_64_BUSY)
 _PGD = _upper("PGD", 48, 9, _64_ADDRESS, leaf=False, busy=_64_BUSY)
 

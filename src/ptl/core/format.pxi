@@ -251,6 +251,16 @@ cdef inline uint64_t soft_advanced(const Format *format, uint64_t raw, uint64_t 
     return raw & ~format.soft_mask | (offset + (count << format.soft_shift) & format.soft_mask) ^ format.soft_flip
 
 
+cdef inline bint soft_run_fits(const Format *format, uint32_t number, uint64_t raw) noexcept nogil:
+    """Whether a software entry can be split: its pages' offsets follow its own, and stay below the last.
+
+    The last one of type 0 may be what an empty entry looks like.
+    """
+    cdef uint64_t pages = span(&format.level[number]) >> format.level[1].shift
+    cdef uint64_t offset = ((raw ^ format.soft_flip) & format.soft_mask) >> format.soft_shift
+    return pages == 1 or offset + pages <= format.soft_mask >> format.soft_shift
+
+
 cdef inline bint is_canonical(const Format *format, uint64_t va) noexcept nogil:
     cdef uint32_t unused = 64 - format.va_bits
     if format.sign_extended:

@@ -1010,7 +1010,9 @@ cdef bint is_settable(Tree *tree, uint32_t level, uint64_t raw) noexcept nogil:
     cdef int state = classify(&tree.format, level, raw)
     if is_frozen(&tree.format, raw):
         return False
-    return state == HUGE or state == SOFT and tree.format.level[level].has_leaf or level == 1 and state == EMPTY
+    if state == SOFT:
+        return tree.format.level[level].has_leaf and soft_run_fits(&tree.format, level, raw)
+    return state == HUGE or level == 1 and state == EMPTY
 
 
 cdef bint is_settable_somewhere(Tree *tree, uint64_t raw) noexcept nogil:
@@ -1025,6 +1027,8 @@ cdef int check_settable(PageTable pt, uint32_t level, uint64_t raw) except -1:
     if not is_settable(pt.tree, level, raw):
         state = state_of(classify(&pt.tree.format, level, raw)).name
         frozen = " and frozen" if is_frozen(&pt.tree.format, raw) else ""
+        if state == "SOFT" and not frozen and pt.tree.format.level[level].has_leaf:
+            raise FormatError(f"entry {raw:#x} has no offsets left for all pages of level {level}")
         needed = "a leaf or a software entry" if level > 1 else "a leaf, a software entry or an empty one"
         raise FormatError(f"entry {raw:#x} would be {state}{frozen} on level {level}; {needed} is needed")
     return 0
