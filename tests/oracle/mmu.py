@@ -21,6 +21,7 @@ What this judge cannot say (`Cpu.unjudged` has the bits):
 - An x86 entry for a table may itself deny access. ptl's entries for tables never do, and its walk does not ask.
 - RISC-V here is from before a CPU had to fault on bits 63 to 54 of any entry, and on D, A and U of one for a table.
 - An entry that points to another place than a table. ptl knows where its tables are; a CPU does not.
+- A RISC-V CPU of 32 bits answers in 32 bits, where Sv32 has frames up to 16 GiB.
 - It says which access it refused, not why.
 """
 
@@ -30,7 +31,7 @@ import ctypes
 import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import ClassVar, Final
 
@@ -347,7 +348,7 @@ class I386Pae(I386):
 
 
 class Riscv(Cpu):
-    """Sv39, Sv48 and Sv57, in S and U mode, with MXR clear."""
+    """RISC-V, in S and U mode, with MXR clear."""
 
     modes = (Mode.SUPERVISOR, Mode.SUPERVISOR_SUM, Mode.USER)
     program = Program(
@@ -371,7 +372,7 @@ class Riscv(Cpu):
         registers=in_roles("PC A0 A1 A2 A3 A4 S0 T1 T0"),
     )
 
-    MODE_OF_SATP: ClassVar = {3: 8 << 60, 4: 9 << 60, 5: 10 << 60}  # by levels
+    MODE_OF_SATP: ClassVar = {2: 1 << 31, 3: 8 << 60, 4: 9 << 60, 5: 10 << 60}  # by levels
     SUM = 1 << 18
 
     def translate(self, va: int, access: Access) -> Verdict:
@@ -397,7 +398,8 @@ class Riscv(Cpu):
         return above_frame_number | (0 if leaf else user | accessed | dirty)
 
     def _start(self) -> unicorn.Uc:
-        uc = self._engine(unicorn.UC_ARCH_RISCV, unicorn.UC_MODE_RISCV64)
+        wide = self.arch.entry_bytes == 8
+        uc = self._engine(unicorn.UC_ARCH_RISCV, unicorn.UC_MODE_RISCV64 if wide else unicorn.UC_MODE_RISCV32)
         self._plug_in_ram(uc)
         uc.reg_write(riscv_const.UC_RISCV_REG_SATP, self.MODE_OF_SATP[self.arch.levels] | self.pt.root >> 12)
         uc.reg_write(riscv_const.UC_RISCV_REG_MSTATUS, self.SUM if self.mode is Mode.SUPERVISOR_SUM else 0)
@@ -407,6 +409,23 @@ class Riscv(Cpu):
 
     def _register(self, name: str) -> int:
         return getattr(riscv_const, f"UC_RISCV_REG_{name}")
+
+
+class Riscv32(Riscv):
+    """As Riscv, with Sv32. The translate call answers in 32 bits, so frames above 4 GiB are not judged."""
+
+    program = replace(
+        Riscv.program,
+        code=Riscv.program.code.replace(  # ld and sd become lw and sw
+            (0x0002B303).to_bytes(4, "little"), (0x0002A303).to_bytes(4, "little")
+        ).replace((0x0062B023).to_bytes(4, "little"), (0x0062A023).to_bytes(4, "little")),
+        word=4,
+    )
+
+    def unjudged(self, level: int, *, leaf: bool) -> int:
+        above_4_gib = 0b11 << 30
+        user, accessed, dirty = 1 << 4, 1 << 6, 1 << 7
+        return above_4_gib | (0 if leaf else user | accessed | dirty)
 
 
 @dataclass(frozen=True)
@@ -424,6 +443,7 @@ BOARDS = {
     "x86_64_la57": Board(X86, 0xFF_0000_0000, 40),
     "i386": Board(I386, 0x4000_0000, 32),
     "i386_pae": Board(I386Pae, 0x4000_0000, 40),
+    "riscv_sv32": Board(Riscv32, 0x8000_0000, 32),
     "riscv_sv39": Board(Riscv, 0x8000_0000, 56),
     "riscv_sv48": Board(Riscv, 0x8000_0000, 56),
     "riscv_sv57": Board(Riscv, 0x8000_0000, 56),

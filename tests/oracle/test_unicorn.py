@@ -31,7 +31,7 @@ from ptl import Outcome, State
 pytestmark = pytest.mark.skipif(bool(mmu.MISSING), reason=mmu.MISSING)
 
 REGION = 0x20_0000_0000  # 128 GiB: a free place in every 64-bit format's lower half
-REGIONS = {"i386": 0x8000_0000, "i386_pae": 0x8000_0000}
+REGIONS = dict.fromkeys(("i386", "i386_pae", "riscv_sv32"), 0x8000_0000)
 
 
 @pytest.fixture(params=mmu.BOARDS)

@@ -134,7 +134,8 @@ class Soft:
 
     Such an entry is never taken for another state: its fields share no bit with `Arch.present_mask`,
     `Arch.frozen_absent` and `Level.busy`. Without `base` one pair of type 0 and an offset would be an empty entry: it
-    is refused. The number of any frame that `Arch.pa_bits` can name fits in the offset.
+    is refused. The number of any frame that `Arch.pa_bits` can name fits in the offset, but where the format's own
+    encoding has no room for it.
     """
 
     type_mask: int

@@ -1,4 +1,4 @@
-"""RISC-V: Sv39, Sv48 and Sv57.
+"""RISC-V: Sv32, Sv39, Sv48 and Sv57.
 
     address       63      39 38     30 29     21 20     12 11         0
                  | sign     | level 3 | level 2 | level 1 | offset     |
@@ -6,8 +6,14 @@
                   63      48 47     39 38     30  ...                      Sv48: one level more on top
                   63      57 56     48 47     39  ...                      Sv57: two
 
+    Sv32                31         22 21         12 11         0
+                       |   level 2   |   level 1   |   offset   |
+                              10            10           12
+
     entry         63  62-61  60-54  53 ............ 10    9   8   7   6   5   4   3   2   1   0
                    N  PBMT    0     frame number          F       D   A   G   U   X   W   R   V
+    entry, Sv32                     31 ............ 10    9   8   7   6   5   4   3   2   1   0
+                                    frame number          F       D   A   G   U   X   W   R   V
 
 V valid, R W X permissions, U user, G global, A accessed, D dirty, F frozen: bits 9 and 8 are software's. The frame
 number sits two bits lower than the address it stands for. An entry with V and none of R, W, X points to a table; with
@@ -22,9 +28,12 @@ a huge leaf that is being split looks, or bit 5 (no access). Software's entries 
 
     software's    63 ........................... 12   11-7    6   5   4   3   2   1   0
                   offset                              type    E   0   0   0   F   0   0
+    the same, Sv32      31 ..................... 12   11-7    6   5   4   3   2   1   0
+                        offset                        type    E   0   0   0   F   0   0
 
 E exclusive. W without R marks a frozen one, and W and U a busy entry. Type 0 with offset 0 would be an empty entry:
-there is none. (In Linux that is the first page of the first swap device, which holds no data.)
+there is none. (In Linux that is the first page of the first swap device, which holds no data.) Sv32's offset has 20
+bits and its frame number 22: what lies above 4 GiB cannot be the offset of a migration there, in Linux neither.
 """
 
 from __future__ import annotations
@@ -33,43 +42,54 @@ from ptl.arch.description import Arch, Field, Flag, Level, Pattern, Soft
 
 V, R, W, X, U, G, A, D = (1 << bit for bit in range(8))
 ADDRESS = Field(0x003F_FFFF_FFFF_FC00, left_shift=2)
+ADDRESS_32 = Field(0xFFFF_FC00, left_shift=2)
 ABOVE_FRAME_NUMBER = 0xFFC0_0000_0000_0000
 SOURCE = (
-    "RISC-V privileged specification 20211203, sections 4.4 (Sv39), 4.5 (Sv48), 4.6 (Sv57); "
+    "RISC-V privileged specification 20211203, sections 4.3 (Sv32), 4.4 (Sv39), 4.5 (Sv48), 4.6 (Sv57); "
     "Linux arch/riscv/include/asm/pgtable-bits.h"
 )
 
 
-def _level(name: str, shift: int, *, leaf_level: bool = False, leaf: bool = True) -> Level:
-    misaligned = ((1 << shift) - (1 << 12)) >> ADDRESS.left_shift
+def _level(
+    name: str,
+    shift: int,
+    bits: int = 9,
+    address: Field = ADDRESS,
+    above: int = ABOVE_FRAME_NUMBER,
+    *,
+    leaf_level: bool = False,
+    leaf: bool = True,
+) -> Level:
+    misaligned = ((1 << shift) - (1 << 12)) >> address.left_shift
     return Level(
         name=name,
         shift=shift,
-        bits=9,
-        table=None if leaf_level else Pattern(V | R | W | X | U | A | D | ABOVE_FRAME_NUMBER, V),
+        bits=bits,
+        table=None if leaf_level else Pattern(V | R | W | X | U | A | D | above, V),
         table_set=V,
-        leaf=Pattern(V | ABOVE_FRAME_NUMBER | misaligned, V) if leaf else None,
+        leaf=Pattern(V | above | misaligned, V) if leaf else None,
         leaf_any=R | X,
         leaf_never=Pattern(R | W, W),
         leaf_set=V,
-        address=ADDRESS,
-        invalid=Pattern(V | ABOVE_FRAME_NUMBER | misaligned, 0) if leaf and not leaf_level else None,
+        address=address,
+        invalid=Pattern(V | above | misaligned, 0) if leaf and not leaf_level else None,
         invalid_clear=V,
         busy=0 if leaf_level else W | U,
     )
 
 
-def _arch(name: str, title: str, va_bits: int, *upper: Level) -> Arch:
+def _arch(name: str, title: str, va_bits: int, *layout: Level) -> Arch:
+    is_32 = va_bits == 32
     return Arch(
         name=name,
         title=title,
         source=SOURCE,
         va_bits=va_bits,
-        pa_bits=56,
-        entry_bytes=8,
+        pa_bits=34 if is_32 else 56,
+        entry_bytes=4 if is_32 else 8,
         byte_order="little",
         walker="hardware",
-        sign_extended=True,
+        sign_extended=not is_32,
         present_mask=V | R | X | G,
         frozen_present=1 << 9,
         frozen_absent=W,
@@ -83,17 +103,26 @@ def _arch(name: str, title: str, va_bits: int, *upper: Level) -> Arch:
             "d": Flag.bit(7),
         },
         write_needs_read=True,
-        soft=Soft(type_mask=0x1F << 7, offset_mask=(1 << 64) - (1 << 12), exclusive=1 << 6),
+        soft=Soft(type_mask=0x1F << 7, offset_mask=(1 << (32 if is_32 else 64)) - (1 << 12), exclusive=1 << 6),
         verified_by=("Unicorn",),
-        layout=(_level("PTE", 12, leaf_level=True), _level("PMD", 21), *upper),
+        layout=layout,
     )
 
 
+_PTE = _level("PTE", 12, leaf_level=True)
+_PMD = _level("PMD", 21)
 _PUD = _level("PUD", 30)
 _P4D = _level("P4D", 39, leaf=False)
 
-SV39 = _arch("riscv_sv39", "RISC-V, Sv39", 39, _level("PGD", 30))
-SV48 = _arch("riscv_sv48", "RISC-V, Sv48", 48, _PUD, _level("PGD", 39, leaf=False))
-SV57 = _arch("riscv_sv57", "RISC-V, Sv57", 57, _PUD, _P4D, _level("PGD", 48, leaf=False))
+SV32 = _arch(
+    "riscv_sv32",
+    "RISC-V, Sv32",
+    32,
+    _level("PTE", 12, 10, ADDRESS_32, 0, leaf_level=True),
+    _level("PGD", 22, 10, ADDRESS_32, 0),
+)
+SV39 = _arch("riscv_sv39", "RISC-V, Sv39", 39, _PTE, _PMD, _level("PGD", 30))
+SV48 = _arch("riscv_sv48", "RISC-V, Sv48", 48, _PTE, _PMD, _PUD, _level("PGD", 39, leaf=False))
+SV57 = _arch("riscv_sv57", "RISC-V, Sv57", 57, _PTE, _PMD, _PUD, _P4D, _level("PGD", 48, leaf=False))
 
-ARCHITECTURES = (SV39, SV48, SV57)
+ARCHITECTURES = (SV32, SV39, SV48, SV57)
