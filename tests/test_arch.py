@@ -224,6 +224,17 @@ def test_the_four_entries_on_top_of_pae_say_present_and_where():
     pt.check()
 
 
+def test_a_top_table_that_its_register_cannot_name_is_refused():
+    """PAE's CR3 has 32 bits. The memory is given back, and may still hold tables of other formats."""
+    high = ptl.Frames(1 << 16, base=1 << 32, domain=DOMAIN)
+    with pytest.raises(AddressError, match="at pa 0x100000000 is beyond the 32 bits that i386_pae has for it"):
+        ptl.PageTable("i386_pae", frames=high)
+    assert high.stats()["tables"] == 0
+    assert ptl.PageTable("x86_64", frames=high).root == 1 << 32
+    low = ptl.Frames(1 << 16, base=(1 << 32) - (1 << 16), domain=DOMAIN)
+    assert ptl.PageTable("i386_pae", frames=low).root < 1 << 32
+
+
 # -- the core, on the same bits
 
 

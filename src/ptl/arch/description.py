@@ -190,6 +190,8 @@ class Arch:
     """The manual or header that the bits were taken from."""
     va_bits: int
     pa_bits: int
+    root_bits: int = 64
+    """How wide the address of the top table may be, where its register is narrower than `pa_bits`."""
     entry_bytes: int
     byte_order: str
     """How an entry lies in memory: "little" or "big"."""

@@ -150,6 +150,7 @@ I386_PAE = Arch(
     source=SOURCE,
     va_bits=32,
     pa_bits=52,  # as wide as the manual lets it be; a CPU that has no 64-bit mode has 36
+    root_bits=32,
     entry_bytes=8,
     byte_order="little",
     walker="hardware",

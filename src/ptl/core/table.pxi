@@ -123,8 +123,8 @@ cdef class PageTable:
 
     Readers hold no lock. Tables that have left the tree are reused when no reader can be inside any more.
 
-    Raises ValueError for an unknown architecture or `frames` that its physical addresses do not reach, OutOfFrames when
-    there is no room for the root.
+    Raises ValueError for an unknown architecture or `frames` that its physical addresses do not reach, AddressError when
+    the register for the root is too narrow for where it is, OutOfFrames when there is no room for it.
 
     >>> import ptl
     >>> pt = ptl.PageTable("x86_64")
@@ -184,6 +184,11 @@ cdef class PageTable:
         if root is NULL:
             raise OutOfFrames(f"no room in {memory!r} for a root table")
         tree.root = table_offset(tree.block, root)
+        if arch.root_bits < 64 and (tree.base + tree.root) >> <uint32_t> arch.root_bits:
+            table_return(root)
+            raise AddressError(
+                f"the top table at pa {tree.base + tree.root:#x} is beyond the {arch.root_bits} bits that {arch.name} has for it"
+            )
         table_fill_empty(tree, root, tree.format.levels)
         table_count(tree, root, 1)
 
