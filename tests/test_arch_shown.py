@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 import ptl
 from ptl.arch import Arch
-from ptl.arch.bits import Part, address_fields, leaf_fields, rulers, soft_fields, table_fields
+from ptl.arch.bits import Part, address_fields, leaf_fields, rulers, size, soft_fields, table_fields
 from ptl.cli import main
 
 NAMES = ptl.arch.names()
@@ -129,6 +129,22 @@ def test_rulers_in_the_terminal(arch: Arch) -> None:
         for field in ruler.fields:
             assert f" {field.name} " in output
     assert all(len(line) <= 100 for line in output.splitlines() if line.startswith(" "))
+
+
+def test_the_documentation_lists_every_format_and_who_verified_it() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "formats.md").read_text()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line[:3] == "| `"]
+    assert rows == [
+        [
+            f"`{arch.name}`",
+            arch.title,
+            str(arch.levels),
+            ", ".join(map(size, arch.page_sizes)),
+            f"{arch.entry_bytes}, {arch.byte_order}",
+            ", ".join(arch.verified_by) or "-",
+        ]
+        for arch in map(ptl.arch.get, NAMES)
+    ]
 
 
 def test_a_known_ruler() -> None:

@@ -187,7 +187,8 @@ cdef class PageTable:
         if arch.root_bits < 64 and (tree.base + tree.root) >> <uint32_t> arch.root_bits:
             table_return(root)
             raise AddressError(
-                f"the top table at pa {tree.base + tree.root:#x} is beyond the {arch.root_bits} bits that {arch.name} has for it"
+                f"the top table at pa {tree.base + tree.root:#x} is beyond the {arch.root_bits} bits "
+                f"that {arch.name} has for it"
             )
         table_fill_empty(tree, root, tree.format.levels)
         table_count(tree, root, 1)
