@@ -11,6 +11,7 @@ import pytest
 
 import ptl.mm.space
 from ptl.mm import AddressSpace, Advice
+from ptl.mm.mapping import Mapping, Mappings
 from ptl.mm.policy import ReadWriteLock, Turnstile
 
 from .conftest import new_space
@@ -130,6 +131,32 @@ def test_splits_migrations_and_collapses_of_the_same_region(policy: str, arch: s
     space.check()
     space.close()
     assert space.frames.stats()["data_frames"] == 0
+
+
+def test_mremap_looks_mappings_up_when_nobody_else_can_change_them(policy: str) -> None:
+    """Case 25. What it finds decides what it does, so it must still be so then."""
+    space = new_space(policy, "tiny")
+    page = space.pt.arch.level(1).span
+    changing: Any = space._changing
+    held: list[bool] = []
+
+    class Watched(Mappings):
+        def at(self, va: int) -> Mapping | None:
+            held.append(changing._is_owned())
+            return super().at(va)
+
+    va = space.mmap(2 * page, addr=4 * page)
+    for call in (
+        lambda: space.mremap(va, page, page, new=8 * page),
+        lambda: space.mremap(8 * page, page, 2 * page),
+        lambda: space.mremap(8 * page, 2 * page, page),
+    ):
+        space._mappings = Watched(space.mappings())
+        held.clear()
+        call()
+        assert held
+        assert all(held)
+    space.close()
 
 
 def test_no_mapping_is_lost_beside_another_change(policy: str) -> None:
