@@ -79,12 +79,7 @@ def race_command(
     if page is not None:
         from ptl.show import race_page
 
-        try:
-            page.write(race_page.render(result))
-            page.flush()
-        except OSError as error:
-            raise Refusal(f"the page could not be written to {page.name}: {error.strerror}") from error
-        click.echo(f"the page is in {page.name}", err=True)
+        _write(page, race_page.render(result), "page")
     if result["wrong_translations"]:
         sys.exit(WRONG_TRANSLATION)
 
@@ -115,12 +110,17 @@ def arch_command(name: str | None, as_json: bool, svg: TextIO | None) -> None:
     elif svg is None:
         click.echo(arch_table.text(chosen, Console().width))
     if svg is not None:
-        try:
-            svg.write(arch_svg.render(chosen))
-            svg.flush()
-        except OSError as error:
-            raise Refusal(f"the picture could not be written to {svg.name}: {error.strerror}") from error
-        click.echo(f"the picture is in {svg.name}", err=True)
+        _write(svg, arch_svg.render(chosen), "picture")
+
+
+def _write(file: TextIO, text: str, what: str) -> None:
+    """Write a file that was asked for, and say where it is."""
+    try:
+        file.write(text)
+        file.flush()
+    except OSError as error:
+        raise Refusal(f"the {what} could not be written to {file.name}: {error.strerror}") from error
+    click.echo(f"the {what} is in {file.name}", err=True)
 
 
 def _run_with_progress(settings: race.Settings, pid: int | None, arch_name: str) -> dict[str, Any]:
