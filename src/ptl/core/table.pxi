@@ -416,7 +416,8 @@ cdef class PageTable:
 
         The entry is the huge leaf that maps the address, or software's in its place (a migration), or else its entry in
         the leaf table. Lock-free; while the entry is frozen it walks again. Raises PageFault when there is none,
-        FormatError for bits that are no leaf, no software entry and, in the leaf table, not empty.
+        FormatError for bits that are no leaf, no software entry and, in the leaf table, not empty; and for a software
+        entry in place of a huge leaf whose pages would have no offsets left.
         """
         cdef uint64_t old = as_entry(self.tree, expected)
         cdef uint32_t only = 0 if level is None else level_number(self, level, 1)

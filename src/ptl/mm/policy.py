@@ -6,10 +6,9 @@
     mmap_lock    the one lock, shared         the one lock, exclusive            the one lock, exclusive
 
 A turnstile counts those inside and makes nobody wait for them but a change of the mapping itself. So under `epoch` a
-fault runs beside a collapse of the same region, and each gives way to the other only at single entries, in the core. A
-read of the table takes nothing under any policy: here the hardware reads it, through a TLB.
-
-Who splits, collapses or moves what is mapped also holds the region's lock (`Regions`), under every policy.
+fault runs beside a collapse of the same region, and each gives way to the other only at single entries, in the core;
+but a fault that splits a huge page waits for the region's lock (`Regions`), which every split, collapse and migration
+holds, under every policy. A read of the table takes nothing under any: here the hardware reads it, through a TLB.
 
 P1  Whoever is inside works on a mapping that is not changed before it has left.
 P2  Changes of mappings exclude each other (the space's own mutex, taken first).
@@ -62,10 +61,12 @@ class ReadWriteLock:
             self._waiting_writers += 1
             try:
                 self._changed.wait_for(lambda: not self._writing and not self._readers)
-                self._writing = True
+            except BaseException:
+                self._changed.notify_all()  # readers stood back for it
+                raise
             finally:
                 self._waiting_writers -= 1
-                self._changed.notify_all()
+            self._writing = True
         try:
             yield
         finally:

@@ -165,8 +165,8 @@ class AddressSpace:
 
         new: where to; what is there is unmapped. By default where it is, or in a gap when it cannot grow there.
 
-        All of the old range must be one mapping. Raises AddressError, OutOfFrames when no gap is large enough or tables
-        are missing. O(pages).
+        All of the old range must be one mapping. All or nothing. Raises AddressError, OutOfFrames when no gap is large
+        enough or tables are missing. O(pages).
         """
         self._check_range(old, old_length)
         self._check_range(old, new_length)
