@@ -24,7 +24,7 @@ def values(empty_table: ptl.PageTable) -> tuple[int, int]:
     """The raw entry of a page, and the same with accessed."""
     empty_table.map(VA, PA)
     raw = empty_table.lookup(VA).raw
-    return raw, raw ^ empty_table.arch.flags["a"].mask
+    return raw, raw ^ empty_table.arch.encode(0, "ra") ^ empty_table.arch.encode(0, "r")
 
 
 @group(NAME)

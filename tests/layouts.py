@@ -15,10 +15,15 @@ Layout = str | tuple["Layout", ...]
 """What a slot holds: a letter, or a table with so many slots."""
 
 
+def level_of(pt: ptl.PageTable, size: int) -> int:
+    """The level of leaves of that size."""
+    return next(number for number, level in enumerate(pt.arch.layout, 1) if level.span == size)
+
+
 def put_soft(pt: ptl.PageTable, va: int, size: int, offset: int) -> None:
     """Software's own entry, in place of a leaf of that size."""
     pt.map(va, 0, size, page_size=size)
-    pt.exchange(va, pt.arch.encode_soft(3, offset))
+    pt.exchange(va, pt.arch.encode_soft(3, offset, level_of(pt, size)))
 
 
 def build(pt: ptl.PageTable, layout: Layout, level: int, va: int) -> None:

@@ -5,11 +5,22 @@ from __future__ import annotations
 from dataclasses import replace
 
 import ptl.arch
-from ptl.arch import Arch, Field, Flag, Level, Pattern
+from ptl.arch import Arch, Choice, Field, Level, Pattern
 
 TINY = ptl.arch.get("tiny")
 NOT_PRESENT, LEAF, BUSY, FROZEN = (1 << bit for bit in (0, 58, 59, 60))
 ADDRESS = Field(0x000F_FFFF_FFFF_FFE0)
+
+
+WORD = replace(
+    TINY.level(1).word,
+    present_flip=NOT_PRESENT,
+    soft=replace(TINY.level(1).word.soft, base=TINY.level(1).word.soft.base | NOT_PRESENT, inverted_offset=True),
+    attributes=(
+        *(Choice.bit(letter, 52 + i) for i, letter in enumerate("wxugad") if letter in "xug"),
+        *(Choice.inverted(letter, 52 + i) for i, letter in enumerate("wxugad") if letter in "wad"),
+    ),
+)
 
 
 def _level(name: str, shift: int, *, leaf_level: bool = False) -> Level:
@@ -18,6 +29,7 @@ def _level(name: str, shift: int, *, leaf_level: bool = False) -> Level:
     kind = 0 if leaf_level else LEAF
     return Level(
         name=name,
+        word=WORD,
         shift=shift,
         bits=2,
         table=None if leaf_level else Pattern(NOT_PRESENT | LEAF, 0),
@@ -37,10 +49,6 @@ BIG_ENDIAN_32 = replace(ptl.arch.get("i386"), name="big-endian, 4 bytes", byte_o
 NOTHING_IS_NOT_ZERO = replace(
     TINY,
     name="nothing is not zero",
-    present_mask=NOT_PRESENT | LEAF,
-    present_flip=NOT_PRESENT,
-    soft=replace(TINY.soft, base=TINY.soft.base | NOT_PRESENT, inverted_offset=True),
-    flags={**TINY.flags, "w": Flag.inverted(52), "a": Flag.inverted(56), "d": Flag.inverted(57)},
     layout=(_level("PTE", 12, leaf_level=True), _level("PMD", 14), _level("PGD", 16)),
 )
 

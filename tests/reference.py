@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from array import array
 from collections import Counter
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from ptl import Outcome, PageTable, State
@@ -287,16 +288,39 @@ def canonical(arch: Arch, va: int) -> int:
     return va
 
 
-def software_entry(arch: Arch) -> int:
-    """Bits that the format reads as software's own in a leaf table: not present, not empty and not frozen."""
-    candidates = (arch.level(1).empty | 1 << bit for bit in range(8 * arch.entry_bytes - 1, 0, -1))
-    states = ((raw, arch.decode(raw)) for raw in candidates)
+def with_attributes(arch: Arch, raw: int, level: int, flags: Iterable[str]) -> int:
+    """A leaf of that level with these attributes in place of its own."""
+    for choice in arch.level(level).word.attributes:
+        raw = raw & ~choice.mask | choice.put(flags)[0]
+    return raw
+
+
+def granting(arch: Arch, raw: int, level: int, letter: str) -> int:
+    """The kernel's mkyoung, mkdirty, mkwrite."""
+    choice = next(choice for choice in arch.level(level).word.attributes if letter in choice.letters)
+    return raw & ~choice.mask | choice.put({*choice.get(raw), letter})[0]
+
+
+def withholding(arch: Arch, raw: int, level: int, letter: str) -> int:
+    """The kernel's mkold, mkclean, wrprotect."""
+    choice = next(choice for choice in arch.level(level).word.attributes if letter in choice.letters)
+    return raw & ~choice.mask | choice.put({*choice.get(raw)} - {letter})[0]
+
+
+def software_entry(arch: Arch, level: int = 1) -> int:
+    """Bits that the format reads as software's own on that level: not present, not empty and not frozen."""
+    geometry = arch.level(level)
+    candidates = (geometry.empty | 1 << bit for bit in range(8 * geometry.word.bytes - 1, 0, -1))
+    states = ((raw, arch.decode(raw, level)) for raw in candidates)
     return next(raw for raw, entry in states if entry.state is State.SOFT and not entry.frozen)
 
 
 def entries(pt: PageTable, pa: int, level: int) -> array:
     """The raw entries of a table, out of physical memory."""
-    raws = array("Q" if pt.arch.entry_bytes == 8 else "I", bytes(pt.frames.view(pa, pt.arch.table_bytes(level))))
+    geometry = pt.arch.level(level)
+    raws = array(
+        "Q" if geometry.word.bytes == 8 else "I", bytes(pt.frames.view(pa, geometry.entries * geometry.word.bytes))
+    )
     if pt.arch.byte_order != sys.byteorder:
         raws.byteswap()
     return raws

@@ -34,7 +34,7 @@ NOT_64_BITS = (-1, -4096, 1 << 64, 1 << 70, -(1 << 70))
 @pytest.fixture
 def pt(request: pytest.FixtureRequest) -> ptl.PageTable:
     """A table with a page at one huge page, a huge leaf at two and a table with nothing in it at three."""
-    pt = ptl.PageTable(getattr(request, "param", "tiny"), frames=ptl.Frames(1 << 18, domain=DOMAIN))
+    pt = ptl.PageTable(getattr(request, "param", "tiny"), frames=ptl.Frames(1 << 20, domain=DOMAIN))
     page, huge = pt.arch.page_sizes[:2]
     pt.map(huge, page, page, "rw")
     pt.map(2 * huge, huge, huge, "rw")
@@ -398,7 +398,9 @@ def test_flags_that_the_format_reserves(pt, call):
 @EACH_FLAGS
 def test_flags_that_the_format_has_no_bit_for(call):
     tiny = ptl.arch.get("tiny")
-    arch = replace(tiny, name="tiny_without_g", flags={k: v for k, v in tiny.flags.items() if k != "g"})
+    word = tiny.level(1).word
+    word = replace(word, attributes=tuple(choice for choice in word.attributes if choice.letters != "g"))
+    arch = replace(tiny, name="tiny_without_g", layout=tuple(replace(level, word=word) for level in tiny.layout))
     pt = ptl.PageTable(arch, frames=ptl.Frames(1 << 16, domain=DOMAIN))
     with refused(pt, FormatError, "no bit for flag 'g'"):
         call(pt, "rg")
@@ -420,9 +422,9 @@ def test_a_flag_to_clear_is_a_string(pt, flag):
 
 @ALL
 def test_a_flag_is_not_cleared_where_that_leaves_no_leaf(pt):
-    """Where the format can withhold "r", an entry without any access is not a leaf."""
+    """Where permissions make the leaf, an entry without any access is none."""
     huge = pt.arch.page_sizes[1]
-    if "r" in pt.arch.flags:
+    if pt.arch.level(1).leaf_any:
         pt.protect(huge, huge, "r")
         with refused(pt, FormatError, "would be"):
             pt.test_and_clear(huge, "r")
@@ -456,16 +458,17 @@ def not_settable(arch: ptl.arch.Arch, level: int) -> dict[str, int]:
     geometry = arch.level(level)
     leaf = arch.encode(0, "r", level)
     soft = software_entry(arch)
-    entries = {"frozen leaf": leaf | arch.frozen_present}
+    word = geometry.word
+    entries = {"frozen leaf": leaf | word.frozen_present}
     if level == 1:
-        entries |= {"frozen": geometry.empty | arch.frozen_absent, "frozen soft": soft | arch.frozen_absent}
+        entries |= {"frozen": geometry.empty | word.frozen_absent, "frozen soft": soft | word.frozen_absent}
         bad = bad_leaf(arch)
         return entries if bad is None else entries | {"bad": bad}
     invalid = leaf & ~geometry.invalid_clear | geometry.invalid_set
     return entries | {
         "table": geometry.table_set,
         "empty": geometry.empty,
-        "frozen soft": soft | arch.frozen_absent,
+        "frozen soft": soft | word.frozen_absent,
         "busy": geometry.busy,
         "invalid": invalid,
     }

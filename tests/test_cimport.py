@@ -320,14 +320,17 @@ def test_bad_arguments_change_nothing(theirs: Any) -> None:
     assert twins.theirs.map(twins.c, hole, 0, page, 3) == BAD_ARGUMENT
     assert twins.theirs.translate(twins.c, hole) == twins.theirs.walk(twins.c, hole) == ptl.UNMAPPED
     assert twins.theirs.collapse(twins.c, 0, page) == BAD_ARGUMENT
-    assert twins.theirs.compare_exchange(twins.c, 0, 1, old, old | twins.c.arch.frozen_present) == BAD_ARGUMENT
+    assert (
+        twins.theirs.compare_exchange(twins.c, 0, 1, old, old | twins.c.arch.level(1).word.frozen_present)
+        == BAD_ARGUMENT
+    )
     for call in "populate", "retract", "split":
         assert getattr(twins.theirs, call)(twins.c, hole) == BAD_ARGUMENT
     assert twins.c.dump() == before
 
 
 def test_compare_exchange(twins: Twins) -> None:
-    page, huge, accessed = twins.page, twins.huge, twins.c.arch.flags["a"].mask
+    page, huge, accessed = twins.page, twins.huge, twins.c.arch.encode(0, "ra") ^ twins.c.arch.encode(0, "r")
     twins.map(0, huge, page)
     twins.map(huge, huge, huge)
     for va, level in (0, 1), (huge, 2):

@@ -324,7 +324,7 @@ def test_every_owner_is_counted_beside_others(frames):
 def test_tables_are_aligned_in_physical_memory(name, base, frame_bytes):
     """To their own size, wherever the block begins and however small its frames are; so is data."""
     arch = ptl.arch.get(name)
-    frames = ptl.Frames(1 << 18, base=base, frame_bytes=frame_bytes, domain=DOMAIN)
+    frames = ptl.Frames(1 << 20, base=base, frame_bytes=frame_bytes, domain=DOMAIN)
     pt = ptl.PageTable(arch, frames=frames)
     page, huge = arch.page_sizes[:2]
     pt.map(huge - page, 0, 2 * page)
@@ -353,7 +353,7 @@ def test_a_block_at_the_end_of_physical_memory():
 # -- what the block is made of
 
 
-SIZE = 1 << 16
+SIZE = 1 << 20
 GARBAGE = bytes(range(1, 256)) * (SIZE // 255 + 1)
 
 
@@ -413,14 +413,16 @@ def test_the_backing_holds_the_bits(backing, name, tmp_path):
     with backing(tmp_path) as (memory, read):
         frames = ptl.Frames(SIZE, base=0x10000, backing=memory, domain=DOMAIN)
         pt = ptl.PageTable(name, frames=frames)
-        pa = frames.alloc()
-        assert read()[pa - 0x10000 :][:4096] == bytes(4096)
+        page = pt.arch.page_sizes[0]
+        pa, va = frames.alloc(page), 8 * page
+        assert read()[pa - 0x10000 :][:page] == bytes(page)
         frames.view(pa, 5)[:] = b"hello"
-        pt.map(0x8000, pa)
-        for step in pt.walk(0x8000).steps:
-            at = step.table_pa - 0x10000 + step.index * pt.arch.entry_bytes
-            assert int.from_bytes(read()[at : at + pt.arch.entry_bytes], pt.arch.byte_order) == step.raw
-        assert read()[pt.translate(0x8000) - 0x10000 :][:5] == b"hello"
+        pt.map(va, pa)
+        for step in pt.walk(va).steps:
+            size = pt.arch.level(step.level).word.bytes
+            at = step.table_pa - 0x10000 + step.index * size
+            assert int.from_bytes(read()[at : at + size], pt.arch.byte_order) == step.raw
+        assert read()[pt.translate(va) - 0x10000 :][:5] == b"hello"
         assert read()[:SIZE] == bytes(frames)
         pt.check()
         del pt, frames

@@ -53,7 +53,7 @@ def plant(pt: ptl.PageTable, va: int, level: int, raw: int) -> None:
 
 @pytest.fixture
 def frozen(pt: ptl.PageTable) -> int:
-    return pt.arch.frozen_present
+    return pt.arch.level(1).word.frozen_present
 
 
 def tables_held(pt: ptl.PageTable) -> bool:
@@ -234,7 +234,7 @@ def test_an_entry_changes_if_it_is_what_was_expected(pt: ptl.PageTable, name: st
         assert ptes.compare_exchange(0, moved, 0)
         assert pt.lookup(TABLE) is None
         assert ptes.compare_exchange(0, 0, raw)
-        for unfit in (raw | frozen, pt.arch.frozen_absent):
+        for unfit in (raw | frozen, pt.arch.level(1).word.frozen_absent):
             with pytest.raises(ptl.FormatError):
                 ptes.compare_exchange(0, raw, unfit)
         assert ptes.load(0) == raw
@@ -272,7 +272,8 @@ def test_a_handle_sees_the_last_contents_of_a_table_that_left(
         assert domain.stats()["limbo"] == 1, "it waits for the handle, and nothing else does"
         assert [ptes[index] and ptes[index].pa for index in range(512)] == last
         if name != "pte_map_ro":
-            for expected in (ptes.load(0), ptes.load(0) & ~pt.arch.frozen_present & ~pt.arch.frozen_absent):
+            word = pt.arch.level(1).word
+            for expected in (ptes.load(0), ptes.load(0) & ~word.frozen_present & ~word.frozen_absent):
                 assert not ptes.compare_exchange(0, expected, pt.arch.encode(0x9000, "r"))
         if name == "pte_map_rw":
             assert not ptes.try_lock()
@@ -301,7 +302,7 @@ def test_two_handles_hold_a_table_until_both_are_closed(pt: ptl.PageTable, domai
         domain.synchronize()
         assert domain.stats()["limbo"] == 1
         release()
-    assert slot.load() & pt.arch.frozen_present
+    assert slot.load() & pt.arch.level(2).word.frozen_present
     domain.synchronize()
     assert domain.stats()["limbo"] == 1
     del slot

@@ -170,7 +170,7 @@ def machine_for(name: str) -> type[RuleBasedStateMachine]:
                 if spoil == "hole":
                     table.unmap(odd, size)
                 elif spoil == "flags":
-                    table.protect(odd, size, "rwxg" if "w" not in flags else "rx")
+                    table.protect(odd, size, "rwx" if "w" not in flags else "rx")
                 elif spoil == "use":
                     table.protect(odd, size, flags + "ad")
                 elif spoil == "frame":

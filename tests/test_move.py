@@ -110,7 +110,7 @@ class Model:
         if entry.state is State.HUGE:
             assert entry.pa is not None
             return self.arch.encode(entry.pa + i * span, entry.flags, level - 1)
-        soft = self.arch.decode_soft(raw)
+        soft = self.arch.decode_soft(raw, level)
         return self.arch.encode_soft(soft.type, soft.offset + i * span // self.span(1), exclusive=soft.exclusive)
 
 
@@ -250,7 +250,9 @@ def test_a_reader_of_a_table_that_was_moved_sees_its_last_contents() -> None:
         assert late[4] is None
         for i in (0, 4):
             assert not late.compare_exchange(i, late.load(i), pt.arch.encode(0x9000, "rw"))
-            assert not late.compare_exchange(i, late.load(i) & ~pt.arch.frozen_present, pt.arch.encode(0x9000, "rw"))
+            assert not late.compare_exchange(
+                i, late.load(i) & ~pt.arch.level(1).word.frozen_present, pt.arch.encode(0x9000, "rw")
+            )
     with pt.pte_map(1 << 30) as ptes:
         assert not ptes.stale
         assert [ptes[i] and ptes[i].pa for i in range(5)] == [None, None, 0x7000, 0x8000, None]

@@ -67,8 +67,7 @@ class World:
             yield
 
     def frozen(self, raw: int) -> int:
-        present = (raw ^ self.arch.present_flip) & self.arch.present_mask
-        return raw | (self.arch.frozen_present if present else self.arch.frozen_absent)
+        return raw | self.arch.level(1).word.frozen_bit(raw)
 
     def invalid(self, raw: int) -> int:
         level = self.arch.level(2)

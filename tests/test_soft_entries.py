@@ -43,11 +43,12 @@ def soft_entries(arch: Arch) -> Iterator[SoftEntry]:
             yield SoftEntry(kind, offset, exclusive)
 
 
-def looks_empty(arch: Arch) -> SoftEntry | None:
+def looks_empty(arch: Arch, level: int = 1) -> SoftEntry | None:
     """The entry that cannot be: its bits are those of an empty one."""
-    if arch.soft.base:
+    soft = arch.level(level).word.soft
+    if soft.base & ~arch.level(level).empty:
         return None
-    return SoftEntry(0, arch.soft_offsets - 1 if arch.soft.inverted_offset else 0)
+    return SoftEntry(0, arch.soft_offsets - 1 if soft.inverted_offset else 0)
 
 
 def any_soft_entry(arch: Arch) -> st.SearchStrategy[SoftEntry]:
@@ -56,8 +57,8 @@ def any_soft_entry(arch: Arch) -> st.SearchStrategy[SoftEntry]:
     return st.builds(SoftEntry, kinds, offsets, st.booleans()).filter(lambda entry: entry != looks_empty(arch))
 
 
-def encode(arch: Arch, entry: SoftEntry) -> int:
-    return arch.encode_soft(entry.type, entry.offset, exclusive=entry.exclusive)
+def encode(arch: Arch, entry: SoftEntry, level: int = 1) -> int:
+    return arch.encode_soft(entry.type, entry.offset, level, exclusive=entry.exclusive)
 
 
 # -- the description by itself
@@ -65,11 +66,11 @@ def encode(arch: Arch, entry: SoftEntry) -> int:
 
 def is_kept(arch: Arch, entry: SoftEntry) -> None:
     """The entry comes back, and is SOFT wherever there are leaves; so is its frozen twin."""
-    raw = encode(arch, entry)
-    assert 0 <= raw < 1 << 8 * arch.entry_bytes
-    for bits, frozen in ((raw, False), (raw | arch.frozen_absent, True)):
-        assert arch.decode_soft(bits) == entry
-        for level in leaf_levels(arch):
+    for level in leaf_levels(arch):
+        raw, word = encode(arch, entry, level), arch.level(level).word
+        assert 0 <= raw < 1 << 8 * word.bytes
+        for bits, frozen in ((raw, False), (raw | word.frozen_absent, True)):
+            assert arch.decode_soft(bits, level) == entry
             assert arch.decode(bits, level) == Entry(State.SOFT, frozen=frozen)
 
 
@@ -96,32 +97,35 @@ def test_two_software_entries_differ_in_their_bits(arch, data):
 
 @EACH
 def test_types_and_offsets_are_as_many_as_their_bits(arch):
-    soft = arch.soft
-    for mask in (soft.type_mask, soft.offset_mask):
-        lowest = mask & -mask
-        assert mask.bit_count() == (mask // lowest).bit_length()  # one run of bits
-    assert soft.exclusive.bit_count() == 1
-    assert arch.soft_types == 1 << soft.type_mask.bit_count() > 1
-    assert arch.soft_offsets == 1 << soft.offset_mask.bit_count() > 1
+    for level in leaf_levels(arch):
+        soft = arch.level(level).word.soft
+        for mask in (soft.type_mask, soft.offset_mask):
+            lowest = mask & -mask
+            assert mask.bit_count() == (mask // lowest).bit_length()  # one run of bits
+        assert soft.exclusive.bit_count() == 1
+        assert arch.soft_types == 1 << soft.type_mask.bit_count() > 1
+        assert arch.soft_offsets == 1 << soft.offset_mask.bit_count() > 1
 
 
 @EACH
 def test_an_offset_can_be_the_number_of_any_frame(arch):
-    bits = 20 if arch.name == "riscv_sv32" else arch.pa_bits - arch.page_shift  # as Linux: frames below 4 GiB
+    as_linux = {"riscv_sv32": 20, "arm_lpae": 24}  # frames below 4 and 64 GiB
+    bits = as_linux.get(arch.name, arch.pa_bits - arch.page_shift)
     assert arch.soft_offsets >= 1 << bits
 
 
 @EACH
 def test_no_field_touches_a_bit_that_decides(arch):
     """What tells present from absent, what freezes, what is busy; and no other field."""
-    soft = arch.soft
-    fields = [soft.type_mask, soft.offset_mask, soft.exclusive]
-    busy = [arch.level(level).busy for level in leaf_levels(arch)]
-    for mask, taken in itertools.product(fields, (soft.base, arch.present_mask, arch.frozen_absent, *busy)):
-        assert not mask & taken
-    for one, other in itertools.combinations(fields, 2):
-        assert not one & other
-    assert not soft.base & arch.frozen_absent
+    for level in leaf_levels(arch):
+        word = arch.level(level).word
+        soft, busy = word.soft, arch.level(level).busy
+        fields = [soft.type_mask, soft.offset_mask, soft.exclusive]
+        for mask, taken in itertools.product(fields, (soft.base, word.present_mask, word.frozen_absent, busy)):
+            assert not mask & taken
+        for one, other in itertools.combinations(fields, 2):
+            assert not one & other
+        assert not soft.base & word.frozen_absent
 
 
 @EACH
@@ -129,7 +133,7 @@ def test_what_would_be_an_empty_entry_is_refused(arch):
     entry = looks_empty(arch)
     if entry is None:
         for level in leaf_levels(arch):
-            assert arch.soft.base & ~arch.level(level).empty  # so there is no such entry
+            assert arch.level(level).word.soft.base & ~arch.level(level).empty  # so there is no such entry
         return
     with pytest.raises(FormatError, match=f"type 0 with offset {entry.offset:#x} is what .* has for an empty entry"):
         encode(arch, entry)
@@ -151,15 +155,15 @@ def test_only_software_s_entries_are_decoded(arch):
     """Not a leaf, a table, an empty or a busy entry, or a huge leaf that is being split."""
     for level in leaf_levels(arch):
         geometry = arch.level(level)
-        leaf = arch.encode(geometry.span, "rw", level)
-        others = [geometry.empty, geometry.empty | arch.frozen_absent, leaf, leaf | arch.frozen_present]
+        word, leaf = geometry.word, arch.encode(geometry.span, "rw", level)
+        others = [geometry.empty, geometry.empty | word.frozen_absent, leaf, leaf | word.frozen_present]
         if level > 1:
             others.append(geometry.table_set | geometry.address.put(arch.table_bytes(level - 1)))
             others.append(leaf & ~geometry.invalid_clear | geometry.invalid_set)
             others.append(geometry.busy)
         for raw in others:
             with pytest.raises(FormatError, match=f"entry {raw:#x} of {arch.name} is .*, not SOFT"):
-                arch.decode_soft(raw)
+                arch.decode_soft(raw, level)
     for raw in (-1, 1 << 8 * arch.entry_bytes):
         with pytest.raises(ValueError, match="does not fit"):
             arch.decode_soft(raw)
@@ -169,15 +173,33 @@ def linux_x86(kind: int, offset: int) -> int:
     return kind << 59 | (~offset & (1 << 50) - 1) << 9
 
 
+def linux_arm(kind: int, offset: int) -> int:
+    return kind << 2 | offset << 8
+
+
+def linux_arm64(kind: int, offset: int) -> int:
+    return kind << 6 | offset << 12
+
+
+def linux_powerpc(kind: int, offset: int) -> int:
+    return 1 << 62 | kind | offset << 12
+
+
 def linux_riscv(kind: int, offset: int) -> int:
     return kind << 7 | offset << 12
 
 
 LINUX = {
+    "arm_lpae": linux_arm,
+    **dict.fromkeys(("arm64_4k", "arm64_4k_va39", "arm64_4k_va52", "arm64_16k", "arm64_64k"), linux_arm64),
+    **dict.fromkeys(("powerpc_radix_4k", "powerpc_radix_64k"), linux_powerpc),
     **dict.fromkeys(("x86_64", "x86_64_la57", "i386_pae"), linux_x86),  # PAE: the same here, and not Linux's
     **dict.fromkeys(("riscv_sv32", "riscv_sv39", "riscv_sv48", "riscv_sv57"), linux_riscv),
 }
 EXCLUSIVE = {
+    "arm_lpae": 1 << 7,
+    **dict.fromkeys(("arm64_4k", "arm64_4k_va39", "arm64_4k_va52", "arm64_16k", "arm64_64k"), 1 << 2),
+    **dict.fromkeys(("powerpc_radix_4k", "powerpc_radix_64k"), 1 << 5),
     **dict.fromkeys(("x86_64", "x86_64_la57"), 1 << 3),
     **dict.fromkeys(("riscv_sv32", "riscv_sv39", "riscv_sv48", "riscv_sv57"), 1 << 6),
 }
@@ -190,13 +212,13 @@ def test_the_bits_are_linux_s(name):
     for entry in soft_entries(arch):
         if not entry.exclusive:
             assert encode(arch, entry) == linux(entry.type, entry.offset)
-    assert name not in EXCLUSIVE or arch.soft.exclusive == EXCLUSIVE[name]
+    assert name not in EXCLUSIVE or arch.level(1).word.soft.exclusive == EXCLUSIVE[name]
 
 
 def test_on_i386_the_type_is_where_linux_has_it():
     i386 = ptl.arch.get("i386")
     for kind in range(i386.soft_types):
-        assert i386.encode_soft(kind, 0) == kind << 1 | i386.soft.base
+        assert i386.encode_soft(kind, 0) == kind << 1 | i386.level(1).word.soft.base
     assert i386.soft_types == 32
 
 
@@ -227,7 +249,7 @@ def test_the_core_takes_a_software_entry_in_place_of_a_leaf_of_any_size(name, da
     pages = arch.page_sizes[-1] >> arch.page_shift
     entry = data.draw(any_soft_entry(arch).filter(lambda entry: entry.offset + pages < arch.soft_offsets))
     for level, va in live(name).places.items():
-        leaf, raw = pt.lookup(va).raw, encode(arch, entry)
+        leaf, raw = pt.lookup(va).raw, encode(arch, entry, level)
         assert pt.exchange(va, raw) == leaf
         end = pt.walk(va).steps[-1]
         assert (end.level, end.state, end.raw) == (level, State.SOFT, raw)
@@ -252,11 +274,11 @@ def test_a_split_counts_the_offset_up_in_pages(name, data):
     whole = arch.level(level).span >> arch.page_shift
     entry = data.draw(any_soft_entry(arch).filter(lambda entry: entry.offset + whole < arch.soft_offsets))
     pt, va = Live(arch).pt, arch.level(level).span
-    pt.exchange(va, encode(arch, entry))
+    pt.exchange(va, encode(arch, entry, level))
     assert pt.split(va) is Outcome.DONE
     table = next(step for step in pt.walk(va).steps if step.level == smaller)
     for i, raw in enumerate(entries(pt, table.table_pa, smaller)):
-        assert arch.decode_soft(raw) == SoftEntry(entry.type, entry.offset + i * pages, entry.exclusive)
+        assert arch.decode_soft(raw, smaller) == SoftEntry(entry.type, entry.offset + i * pages, entry.exclusive)
         assert arch.decode(raw, smaller).state is State.SOFT
     pt.check()
 
@@ -270,12 +292,12 @@ def test_an_entry_whose_pages_have_no_offsets_is_refused_in_place_of_a_huge_leaf
         pages, va = arch.level(level).span >> arch.page_shift, arch.level(level).span
         leaf = pt.lookup(va).raw
         for offset in range(arch.soft_offsets - pages, arch.soft_offsets, pages - 1):
-            raw = arch.encode_soft(1, offset)
+            raw = arch.encode_soft(1, offset, level)
             with pytest.raises(FormatError, match=f"entry {raw:#x} has no offsets left for all pages of level {level}"):
                 pt.exchange(va, raw)
             with pytest.raises(FormatError, match="no offsets left"):
                 pt.compare_exchange(va, leaf, raw, level=level)
         assert pt.lookup(va).raw == leaf
-        assert pt.exchange(va, arch.encode_soft(0, arch.soft_offsets - pages - 1)) == leaf
+        assert pt.exchange(va, arch.encode_soft(0, arch.soft_offsets - pages - 1, level)) == leaf
         assert pt.split(va, arch.page_sizes[0]) is Outcome.DONE
     pt.check()

@@ -197,7 +197,7 @@ class World:
 
     def thawed(self, raw: int) -> int:
         """The value without the mark of a transition in flight; a compare-exchange that meets the mark fails."""
-        return raw & ~(self.pt.arch.frozen_present if raw & self.pt.arch.present_mask else self.pt.arch.frozen_absent)
+        return raw & ~self.pt.arch.level(1).word.frozen_bit(raw)
 
     def protect_shared(self) -> None:
         for turn in self.crew.meanwhile():

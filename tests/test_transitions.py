@@ -241,7 +241,7 @@ class Migrating:
         self.level = next(n for n in range(2, self.arch.levels + 1) if self.arch.level(n).span == size)
         self.pt.map(self.va, self.pa, size, page_size=size)
         self.leaf = self.raw
-        self.soft = self.arch.encode_soft(2, 0x300)
+        self.soft = self.arch.encode_soft(2, 0x300, self.level)
         self.parked = self.pt.frames.stats()["parked"]
 
     @property
@@ -266,7 +266,7 @@ class Migrating:
         """Of software's entry that stands for an address."""
         *_, step = self.pt.walk(va).steps
         assert step.state is State.SOFT
-        soft = self.arch.decode_soft(step.raw)
+        soft = self.arch.decode_soft(step.raw, step.level)
         assert soft == SoftEntry(2, soft.offset)
         return soft.offset
 
@@ -502,7 +502,7 @@ def entries_of(level: int) -> dict[str, int]:
         "leaf": leaf,
         "soft": BINARY.encode_soft(1, 1),
         "bad": bad_entry(level),
-        "frozen": leaf | BINARY.frozen_present,
+        "frozen": leaf | BINARY.level(1).word.frozen_present,
     }
     if level > 1:
         kinds |= {"table": 1 | 0x40, "busy": geometry.busy, "invalid": leaf & ~geometry.invalid_clear}

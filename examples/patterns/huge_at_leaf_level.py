@@ -52,7 +52,9 @@ def main() -> None:
     set_huge_pte(pt, va, 0x10_0000)
     ptes = pt.pte_huge(va)
     raw = ptes.load(5)
-    ptes.compare_exchange(5, raw, raw | pt.arch.flags["d"].mask)  # what a store to its sixth part does
+    ptes.compare_exchange(
+        5, raw, raw | pt.arch.encode(0, "rd") ^ pt.arch.encode(0, "r")
+    )  # what a store to its sixth part does
     print("set    ", huge_ptep_get(pt, va + 3 * PAGE))
     pt.collapse(VA)
     print("refused", pt.collapse(va).name)  # a table with holes does not become a transparent huge page

@@ -148,7 +148,7 @@ cdef class Course:
         self.policy_name = policy
         self.policy = POLICIES[policy]
         self.page_bytes, self.region_bytes = arch.page_sizes[:2]
-        self.accessed = arch.flags["a"].mask
+        self.accessed = arch.encode(0, "rwa") ^ arch.encode(0, "rw")
         self.attributes = 0b11
         self.collapsing_count, self.faulting_count, self.page_count = len(collapsing), len(faulting), len(pages)
         self.collapsing = <Region *> calloc(max(1, len(collapsing)), sizeof(Region))

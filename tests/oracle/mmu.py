@@ -8,7 +8,7 @@
 A `Cpu` is one core in one mode of privilege. `translate` asks its MMU for one access and answers with the physical
 address or `FAULT`; `run` lets it execute a small program on the mapped pages. Where there is RAM behind an address it
 keeps the translation in a TLB until `flush`, so a test that forgets a flush sees what a kernel that forgets one would
-see. A `Machine` is a page table with one core for each mode of its architecture.
+see. machine.py says which core is for which architecture.
 
 The emulator is Unicorn, in the mode in which its TLB is filled by the MMU code that it took from QEMU. The Python
 package does not wrap the translate call; it is reached through ctypes in the loaded C library.
@@ -50,7 +50,6 @@ else:
     MISSING = "" if able else f"Unicorn {unicorn.__version__} cannot translate; 2.1.4 can"
 
 MIB = 1 << 20
-RAM = 64 * MIB
 TCG_BUFFER = 16 * MIB  # for translated code; a GiB of addresses by default, for each core
 
 
@@ -124,6 +123,10 @@ class Cpu(ABC):
 
     modes: ClassVar[tuple[Mode, ...]]
     program: Program
+    sets: ClassVar[str] = "ad"
+    """Which of accessed and dirty the CPU sets in a leaf. The others are for software to set."""
+    needs: ClassVar[str] = ""
+    """Which of them a leaf must have before the CPU uses it at all."""
 
     def __init__(self, pt: ptl.PageTable, mode: Mode) -> None:
         self.pt = pt
@@ -164,6 +167,10 @@ class Cpu(ABC):
     @abstractmethod
     def unjudged(self, level: int, *, leaf: bool) -> int:
         """The bits of an entry about which this emulator and ptl have no common opinion."""
+
+    def judged(self, level: int, raw: int) -> int:
+        """A leaf like this one that this emulator can judge."""
+        return raw & ~self.unjudged(level, leaf=True)
 
     def marks_before_it_refuses(self, level: int) -> bool:
         """Whether this emulator sets accessed in a leaf of that level even where it then denies the access."""
@@ -264,6 +271,10 @@ class X86(Cpu):
         above_40_bits = 0x000F_FF00_0000_0000
         write, user, no_execute = 1 << 1, 1 << 2, 1 << 63
         return above_40_bits | (0 if leaf else write | user | no_execute)
+
+    def judged(self, level: int, raw: int) -> int:
+        """A leaf like this one that this emulator can judge."""
+        return raw & ~self.unjudged(level, leaf=True)
 
     def marks_before_it_refuses(self, level: int) -> bool:
         return level == 3
@@ -426,52 +437,3 @@ class Riscv32(Riscv):
         above_4_gib = 0b11 << 30
         user, accessed, dirty = 1 << 4, 1 << 6, 1 << 7
         return above_4_gib | (0 if leaf else user | accessed | dirty)
-
-
-@dataclass(frozen=True)
-class Board:
-    """What a machine of an architecture is made of. RAM begins on a multiple of the largest page."""
-
-    cpu: type[Cpu]
-    ram_base: int
-    pa_bits: int
-    """How wide physical addresses may be here."""
-
-
-BOARDS = {
-    "x86_64": Board(X86, 0x1_0000_0000, 40),
-    "x86_64_la57": Board(X86, 0xFF_0000_0000, 40),
-    "i386": Board(I386, 0x4000_0000, 32),
-    "i386_pae": Board(I386Pae, 0x4000_0000, 40),
-    "riscv_sv32": Board(Riscv32, 0x8000_0000, 32),
-    "riscv_sv39": Board(Riscv, 0x8000_0000, 56),
-    "riscv_sv48": Board(Riscv, 0x8000_0000, 56),
-    "riscv_sv57": Board(Riscv, 0x8000_0000, 56),
-}
-
-
-class Machine:
-    """A page table in RAM of its own, and one core for each mode of its architecture."""
-
-    def __init__(self, arch: str) -> None:
-        board = BOARDS[arch]
-        self.pa_bits = board.pa_bits
-        self.frames = ptl.Frames(RAM, base=board.ram_base)
-        self.pt = ptl.PageTable(arch, frames=self.frames)
-        self.arch = self.pt.arch
-        self.cores = tuple(board.cpu(self.pt, mode) for mode in board.cpu.modes)
-
-    def core(self, mode: Mode) -> Cpu:
-        """The core that runs in a mode."""
-        return next(core for core in self.cores if core.mode is mode)
-
-    def flush(self) -> None:
-        """Flush every TLB: what a kernel does after it took something out of a table."""
-        for core in self.cores:
-            core.flush()
-
-    def poke(self, step: ptl.Step, raw: int) -> None:
-        """Write the bits of the entry at a step of a walk, past ptl; and flush."""
-        size = self.arch.entry_bytes
-        self.frames.view(step.table_pa + step.index * size, size)[:] = raw.to_bytes(size, self.arch.byte_order)
-        self.flush()

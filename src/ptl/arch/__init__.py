@@ -9,14 +9,52 @@ True
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from importlib import import_module
+from pkgutil import iter_modules
+
 from ptl._core import State
-from ptl.arch import riscv, tiny, x86
-from ptl.arch.description import FLAGS, Arch, Entry, Field, Flag, Level, Pattern, Soft, SoftEntry
+from ptl.arch.description import (
+    FLAGS,
+    Arch,
+    Choice,
+    Entry,
+    Field,
+    Level,
+    Pattern,
+    Shadow,
+    Soft,
+    SoftEntry,
+    Word,
+)
 
-__all__ = ["FLAGS", "Arch", "Entry", "Field", "Flag", "Level", "Pattern", "Soft", "SoftEntry", "State", "get", "names"]
+__all__ = [
+    "FLAGS",
+    "Arch",
+    "Choice",
+    "Entry",
+    "Field",
+    "Level",
+    "Pattern",
+    "Shadow",
+    "Soft",
+    "SoftEntry",
+    "State",
+    "Word",
+    "get",
+    "names",
+]
 
-_BY_NAME: dict[str, Arch] = {arch.name: arch for family in (x86, riscv, tiny) for arch in family.ARCHITECTURES}
-_ALIASES = {"riscv": "riscv_sv39"}
+
+def _families() -> Iterator[Arch]:
+    """Every architecture of every family: a module of this package with `ARCHITECTURES`; tiny, which is none, last."""
+    modules = sorted((info.name for info in iter_modules(__path__)), key=lambda name: (name == "tiny", name))
+    for name in modules:
+        yield from getattr(import_module(f"{__name__}.{name}"), "ARCHITECTURES", ())
+
+
+_BY_NAME: dict[str, Arch] = {arch.name: arch for arch in _families()}
+_ALIASES = {"arm64": "arm64_4k", "powerpc": "powerpc_radix_64k", "riscv": "riscv_sv39"}
 
 
 def names() -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
-from ptl.arch.description import Arch
+from ptl.arch.description import Arch, Choice
 
 WORDS = {
     "r": "read",
@@ -65,7 +65,7 @@ def rulers(arch: Arch) -> tuple[Ruler, ...]:
     >>> import ptl.arch
     >>> from ptl.arch.bits import rulers
     >>> [ruler.title for ruler in rulers(ptl.arch.get("i386"))]
-    ['address', 'leaf of 4 KiB, level 1', 'leaf of 4 MiB, level 2', 'table, level 2', "software's own entry"]
+    ['address', 'leaf of 4 KiB, level 1', 'leaf of 4 MiB, level 2', 'table, level 2', "software's, levels 1, 2"]
     """
     leaves = [
         (f"leaf of {size(level.span)}", number, leaf_fields(arch, number))
@@ -73,11 +73,16 @@ def rulers(arch: Arch) -> tuple[Ruler, ...]:
         if level.leaf is not None
     ]
     tables = [("table", number, table_fields(arch, number)) for number in range(2, arch.levels + 1)]
+    soft = [
+        ("software's", number, soft_fields(arch, number))
+        for number, level in enumerate(arch.layout, 1)
+        if level.leaf is not None
+    ]
     return (
         Ruler("address", address_fields(arch)),
         *_shared(leaves),
         *_shared(tables),
-        Ruler("software's own entry", soft_fields(arch)),
+        *_shared(soft),
     )
 
 
@@ -114,18 +119,23 @@ def leaf_fields(arch: Arch, number: int) -> tuple[BitField, ...]:
         raise ValueError(f"{arch.name} has no leaf at level {number}; page sizes are {arch.page_sizes}")
 
     def part_of(bit: int) -> tuple[str, Part]:
-        if level.leaf_address.mask >> bit & 1:
+        if level.leaf_address.bits >> bit & 1:
             return "physical address", Part.ADDRESS
-        for letter, flag in arch.flags.items():
-            if flag.mask >> bit & 1:
-                return ("" if flag.yes >> bit & 1 else "¬") + letter.upper(), Part.ATTRIBUTE
-        if arch.frozen_present >> bit & 1:
+        for choice in level.word.attributes:
+            if choice.mask >> bit & 1:
+                return _withheld(choice) + choice.letters.upper(), Part.ATTRIBUTE
+        if level.word.frozen_present >> bit & 1:
             return "F", Part.SOFTWARE
         if pattern.mask >> bit & 1:
             return str(pattern.value >> bit & 1), Part.FIXED
         return "", Part.OTHER
 
-    return _fields(8 * arch.entry_bytes, part_of)
+    return _fields(8 * level.word.bytes, part_of)
+
+
+def _withheld(choice: Choice) -> str:
+    """A "¬" for one bit that withholds."""
+    return "¬" if dict(choice.values).get(choice.mask) == "" else ""
 
 
 def table_fields(arch: Arch, number: int) -> tuple[BitField, ...]:
@@ -136,9 +146,9 @@ def table_fields(arch: Arch, number: int) -> tuple[BitField, ...]:
         raise ValueError(f"{arch.name} has no tables below level {number}")
 
     def part_of(bit: int) -> tuple[str, Part]:
-        if level.address.mask >> bit & 1:
+        if level.address.bits >> bit & 1:
             return "address of the table", Part.ADDRESS
-        if arch.frozen_present >> bit & 1:
+        if level.word.frozen_present >> bit & 1:
             return "F", Part.SOFTWARE
         if pattern.mask >> bit & 1:
             return str(pattern.value >> bit & 1), Part.FIXED
@@ -146,12 +156,13 @@ def table_fields(arch: Arch, number: int) -> tuple[BitField, ...]:
             return "1", Part.WRITTEN
         return "", Part.OTHER
 
-    return _fields(8 * arch.entry_bytes, part_of)
+    return _fields(8 * level.word.bytes, part_of)
 
 
-def soft_fields(arch: Arch) -> tuple[BitField, ...]:
-    """What software keeps where nothing is present: a type and an offset. E is the exclusive bit."""
-    soft = arch.soft
+def soft_fields(arch: Arch, number: int) -> tuple[BitField, ...]:
+    """What software keeps on that level where nothing is present: a type and an offset. E is the exclusive bit."""
+    word = arch.level(number).word
+    soft = word.soft
 
     def part_of(bit: int) -> tuple[str, Part]:
         if soft.type_mask >> bit & 1:
@@ -160,11 +171,11 @@ def soft_fields(arch: Arch) -> tuple[BitField, ...]:
             return "offset, inverted" if soft.inverted_offset else "offset", Part.SOFTWARE
         if soft.exclusive >> bit & 1:
             return "E", Part.SOFTWARE
-        if arch.frozen_absent >> bit & 1:
+        if word.frozen_absent >> bit & 1:
             return "F", Part.SOFTWARE
         return str(soft.base >> bit & 1), Part.FIXED
 
-    return _fields(8 * arch.entry_bytes, part_of)
+    return _fields(8 * word.bytes, part_of)
 
 
 def _fields(bits: int, part_of: Callable[[int], tuple[str, Part]]) -> tuple[BitField, ...]:

@@ -2,15 +2,18 @@
 
 An entry is one of these, and the rules below tell which, in this order:
 
+    EMPTY    equals `Level.empty`            nothing here; bits of `Level.empty_ignores` do not count
     TABLE    matches `Level.table`           points to the table one level down
     HUGE     matches `Level.leaf`            a leaf: maps `Level.span` bytes
-    EMPTY    equals `Level.empty`            nothing here
+    BUSY     equals `Level.busy`             between table and huge leaf
     INVALID  matches `Level.invalid`         a huge leaf that hardware does not see while it is being split
     SOFT     is not present                  software's own: migration, swap, marker
     BAD      anything else                   present, and none of the above
 
-A frozen entry keeps its value and carries one more bit, which hardware ignores: `Arch.frozen_present`
-in a present entry, `Arch.frozen_absent` in any other. `Level.busy` is what a slot holds between table
+EMPTY comes first where an empty slot names a table of nothing (mips): it is that one value, and no other.
+
+A frozen entry keeps its value and carries one more bit, which hardware ignores: `Word.frozen_present`
+in a present entry, `Word.frozen_absent` in any other. `Level.busy` is what a slot holds between table
 and huge leaf.
 
 The core reads a description once, when a table is made, and this module reads the same one to encode and
@@ -19,9 +22,8 @@ decode single entries in plain Python: two readers of one text, compared by the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from types import MappingProxyType
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 
 from ptl._core import AddressError, FormatError, State
 
@@ -45,41 +47,150 @@ class Pattern:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """Where an entry keeps a physical address: `(entry & mask) << left_shift`."""
+    """Where an entry keeps a physical address: `(entry & mask) << left_shift`.
+
+    `high_mask` and `high_left_shift` are the same for the upper bits of an address that does not lie in one piece.
+    `copy_shift` says where an entry that is a pair of words has all of it a second time.
+    """
 
     mask: int
     left_shift: int = 0
+    high_mask: int = 0
+    high_left_shift: int = 0
+    copy_shift: int = 0
 
     def get(self, raw: int) -> int:
         """The address in bytes that the entry holds."""
-        return (raw & self.mask) << self.left_shift
+        return (raw & self.mask) << self.left_shift | (raw & self.high_mask) << self.high_left_shift
 
     def put(self, pa: int) -> int:
         """The bits of an entry that holds this address."""
-        return pa >> self.left_shift & self.mask
+        raw = pa >> self.left_shift & self.mask | pa >> self.high_left_shift & self.high_mask
+        return raw | raw << self.copy_shift
 
     def holds(self, pa: int) -> bool:
         """Whether the address survives the way into an entry and back."""
         return self.get(self.put(pa)) == pa
 
+    @property
+    def bits(self) -> int:
+        """Every bit of an entry that the field takes."""
+        bits = self.mask | self.high_mask
+        return bits | bits << self.copy_shift
+
 
 @dataclass(frozen=True, slots=True)
-class Flag:
-    """How an entry says yes and no to one portable attribute."""
+class Choice:
+    """Bits of an entry that say some of the portable attributes: most often one bit and one letter.
+
+    `values` has every value of the bits that means something, with the letters that it grants. Of several with the same
+    letters the first is written. Any other value grants none of them.
+    """
 
     mask: int
-    yes: int
-    no: int
+    values: tuple[tuple[int, str], ...]
 
     @classmethod
-    def bit(cls, number: int) -> Flag:
+    def bit(cls, letter: str, number: int) -> Choice:
         """A bit that is one for yes."""
-        return cls(1 << number, 1 << number, 0)
+        return cls(1 << number, ((0, ""), (1 << number, letter)))
 
     @classmethod
-    def inverted(cls, number: int) -> Flag:
+    def inverted(cls, letter: str, number: int) -> Choice:
         """A bit that is zero for yes."""
-        return cls(1 << number, 0, 1 << number)
+        return cls(1 << number, ((1 << number, ""), (0, letter)))
+
+    @property
+    def letters(self) -> str:
+        """The attributes that it decides, in the order of `FLAGS`."""
+        return "".join(letter for letter in FLAGS if any(letter in granted for _, granted in self.values))
+
+    def get(self, raw: int) -> str:
+        """The attributes that the bits of an entry grant."""
+        return next((granted for value, granted in self.values if value == raw & self.mask), "")
+
+    def put(self, asked: Iterable[str]) -> tuple[int, str]:
+        """The bits, and what they grant: what was asked for, and as little besides as can be said."""
+        wanted = set(asked) & set(self.letters)
+        enough = [(value, granted) for value, granted in self.values if wanted <= set(granted)]
+        return min(enough, key=lambda choice: len(choice[1]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Soft:
+    """Where an entry that is not present keeps what software wrote in it.
+
+    Such an entry is never taken for another state: its fields share no bit with `Word.present_mask`,
+    `Word.frozen_absent` and `Level.busy`. Without `base` one pair of type 0 and an offset would be an empty entry: it
+    is refused. The number of any frame that `Arch.pa_bits` can name fits in the offset, but where the format's own
+    encoding has no room for it.
+    """
+
+    type_mask: int
+    """Bits that follow one another."""
+    offset_mask: int
+    """Bits that follow one another."""
+    exclusive: int
+    """One bit that belongs to neither: no other table has the page."""
+    base: int = 0
+    """Bits that every such entry has."""
+    inverted_offset: bool = False
+    """Whether the offset is stored inverted: a small one then looks like an address far above all memory."""
+
+    @property
+    def flip(self) -> int:
+        """The bits that are stored inverted."""
+        return self.offset_mask if self.inverted_offset else 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Word:
+    """What the entries of one level or of several have in common: presence, freezing, attributes, software's own."""
+
+    bytes: int
+    """How long an entry is."""
+    present_mask: int
+    """An entry is present to software when `(entry ^ present_flip) & present_mask` is not 0."""
+    present_flip: int = 0
+    frozen_present: int
+    frozen_absent: int
+    attributes: tuple[Choice, ...]
+    """What a leaf can withhold or grant."""
+    soft: Soft
+    """How software's own entries are encoded, on the levels that have leaves."""
+
+    def present(self, raw: int) -> bool:
+        """Whether software calls the entry present."""
+        return bool((raw ^ self.present_flip) & self.present_mask)
+
+    def frozen_bit(self, raw: int) -> int:
+        """The bit that freezes an entry of this value, or would."""
+        return self.frozen_present if self.present(raw) else self.frozen_absent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shadow:
+    """What hardware reads in place of an entry that it does not know: another word, at a fixed distance behind it.
+
+    The shadow is 0 for an entry without all bits of `needs`. Otherwise it is `always`, the bits of the entry in
+    `copies`, and for each of the `rules` that the entry matches the bits of that rule.
+    """
+
+    offset: int
+    """Bytes from an entry to its shadow."""
+    needs: int
+    copies: int
+    always: int
+    rules: tuple[tuple[Pattern, int], ...]
+
+    def of(self, raw: int) -> int:
+        """The shadow of an entry."""
+        if raw & self.needs != self.needs:
+            return 0
+        word = self.always | raw & self.copies
+        for pattern, bits in self.rules:
+            word |= bits if pattern.matches(raw) else 0
+        return word
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +198,7 @@ class Level:
     """One level of the tree: where its index sits in an address, and what its entries look like."""
 
     name: str
+    word: Word
     shift: int
     bits: int
     table: Pattern | None
@@ -109,7 +221,11 @@ class Level:
     """A leaf becomes invalid by clearing these bits and setting `invalid_set`."""
     invalid_set: int = 0
     empty: int = 0
+    empty_ignores: int = 0
+    """Bits that an empty entry may have or not: hardware may set them late."""
     busy: int = 0
+    shadow: Shadow | None = None
+    """None where hardware reads the entries themselves."""
 
     @property
     def span(self) -> int:
@@ -122,32 +238,15 @@ class Level:
         return 1 << self.bits
 
     @property
+    def table_bytes(self) -> int:
+        """The bytes of a table of this level, shadows included."""
+        return self.entries * self.word.bytes * (1 if self.shadow is None else 2)
+
+    @property
     def leaf_address(self) -> Field:
         """Where a leaf of this size keeps its address: the low bits are not part of it."""
         low = (self.span - 1) >> self.address.left_shift
-        return Field(self.address.mask & ~low, self.address.left_shift)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Soft:
-    """Where an entry that is not present keeps what software wrote in it, the same on every level that has leaves.
-
-    Such an entry is never taken for another state: its fields share no bit with `Arch.present_mask`,
-    `Arch.frozen_absent` and `Level.busy`. Without `base` one pair of type 0 and an offset would be an empty entry: it
-    is refused. The number of any frame that `Arch.pa_bits` can name fits in the offset, but where the format's own
-    encoding has no room for it.
-    """
-
-    type_mask: int
-    """Bits that follow one another."""
-    offset_mask: int
-    """Bits that follow one another."""
-    exclusive: int
-    """One bit that belongs to neither: no other table has the page."""
-    base: int = 0
-    """Bits that every such entry has."""
-    inverted_offset: bool = False
-    """Whether the offset is stored inverted: a small one then looks like an address far above all memory."""
+        return replace(self.address, mask=self.address.mask & ~low)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,33 +291,20 @@ class Arch:
     pa_bits: int
     root_bits: int = 64
     """How wide the address of the top table may be, where its register is narrower than `pa_bits`."""
-    entry_bytes: int
     byte_order: str
     """How an entry lies in memory: "little" or "big"."""
     walker: str
     """Who reads the table: "hardware", or "software" that refills a TLB."""
     sign_extended: bool
     """Whether a canonical address repeats its top bit; otherwise the bits above are zero."""
-    present_mask: int
-    """An entry is present to software when `(entry ^ present_flip) & present_mask` is not 0."""
-    present_flip: int = 0
-    frozen_present: int
-    frozen_absent: int
-    flags: Mapping[str, Flag]
-    """The attributes that an entry can withhold or grant, by letter."""
     implied: str = ""
     """Attributes that every leaf grants: the format has no bit to withhold them."""
-    soft: Soft
-    """How software's own entries are encoded, on every level that has leaves."""
     write_needs_read: bool = False
     """Whether "w" without "r" is an encoding that the format reserves."""
     verified_by: tuple[str, ...] = ()
     """Whose MMU judged the format, in the tests of this project: the names of emulators."""
     layout: tuple[Level, ...] = field(repr=False)
     """The levels, leaf level first."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "flags", MappingProxyType(dict(self.flags)))
 
     @property
     def levels(self) -> int:
@@ -235,6 +321,17 @@ class Arch:
         """Every leaf size in bytes, smallest first."""
         return tuple(level.span for level in self.layout if level.leaf is not None)
 
+    @property
+    def entry_bytes(self) -> int:
+        """The bytes of an entry of the leaf level."""
+        return self.layout[0].word.bytes
+
+    @property
+    def flags(self) -> str:
+        """The attributes that a leaf can withhold or grant, in the order of `FLAGS`."""
+        decided = "".join(choice.letters for choice in self.layout[0].word.attributes)
+        return "".join(letter for letter in FLAGS if letter in decided)
+
     def level(self, number: int) -> Level:
         """The level of that number: 1 is the leaf level."""
         if not 1 <= number <= self.levels:
@@ -243,13 +340,13 @@ class Arch:
 
     def table_bytes(self, number: int) -> int:
         """The bytes of a table of that level."""
-        return self.level(number).entries * self.entry_bytes
+        return self.level(number).table_bytes
 
     def attributes(self, flags: str) -> str:
         """The attributes that a leaf asked for with `flags` will grant, in canonical order.
 
-        Raises FormatError for a letter that is no attribute, for none of r, w and x, and for what this
-        format cannot say.
+        Those, and what the format cannot withhold from whoever has them. Raises FormatError for a letter that is no
+        attribute, for none of r, w and x, and for what this format cannot say.
         """
         asked = set(flags.lower())
         unknown = "".join(sorted(asked - set(FLAGS)))
@@ -261,6 +358,8 @@ class Arch:
         if impossible:
             raise FormatError(f"{self.name} has no bit for flag {impossible!r} of {flags!r}")
         granted = asked | set(self.implied)
+        for choice in self.layout[0].word.attributes:
+            granted |= set(choice.put(asked)[1])
         if self.write_needs_read and "w" in granted and "r" not in granted:
             raise FormatError(f"{self.name} reserves the encoding of {flags!r}: 'w' needs 'r'")
         return "".join(letter for letter in FLAGS if letter in granted)
@@ -280,8 +379,8 @@ class Arch:
             raise AddressError(f"pa {pa:#x} is outside the {self.pa_bits} bits of {self.name}")
         granted = self.attributes(flags)
         raw = geometry.leaf_set | geometry.leaf_address.put(pa)
-        for letter, flag in self.flags.items():
-            raw |= flag.yes if letter in granted else flag.no
+        for choice in geometry.word.attributes:
+            raw |= choice.put(granted)[0]
         return raw
 
     def decode(self, raw: int, level: int = 1) -> Entry:
@@ -289,41 +388,44 @@ class Arch:
 
         Raises ValueError for a number that does not fit an entry.
         """
-        if not 0 <= raw < 1 << 8 * self.entry_bytes:
-            raise ValueError(f"entry {raw:#x} does not fit {self.entry_bytes} bytes")
         geometry = self.level(level)
-        frozen = bool(raw & self._frozen_bit(raw))
+        word = geometry.word
+        if not 0 <= raw < 1 << 8 * word.bytes:
+            raise ValueError(f"entry {raw:#x} does not fit {word.bytes} bytes")
+        frozen = bool(raw & word.frozen_bit(raw))
+        if raw & ~word.frozen_absent & ~geometry.empty_ignores == geometry.empty:
+            return Entry(State.EMPTY, frozen=frozen)
         if geometry.table is not None and geometry.table.matches(raw):
             return Entry(State.TABLE, geometry.address.get(raw), frozen=frozen)
         if self._is_leaf(geometry, geometry.leaf, raw):
-            return Entry(State.HUGE, geometry.leaf_address.get(raw), self._flags_of(raw), frozen)
+            return Entry(State.HUGE, geometry.leaf_address.get(raw), self._flags_of(word, raw), frozen)
         if geometry.busy and raw == geometry.busy:
             return Entry(State.BUSY, frozen=True)
-        if raw & ~self.frozen_absent == geometry.empty:
-            return Entry(State.EMPTY, frozen=frozen)
         if self._is_leaf(geometry, geometry.invalid, raw):
-            return Entry(State.INVALID, geometry.leaf_address.get(raw), self._flags_of(raw))
-        if not self._present(raw):
+            return Entry(State.INVALID, geometry.leaf_address.get(raw), self._flags_of(word, raw))
+        if not word.present(raw):
             return Entry(State.SOFT, frozen=frozen)
         return Entry(State.BAD, frozen=frozen)
 
     @property
     def soft_types(self) -> int:
         """How many types software's entries can have."""
-        return (self.soft.type_mask >> _shift(self.soft.type_mask)) + 1
+        mask = self.layout[0].word.soft.type_mask
+        return (mask >> _shift(mask)) + 1
 
     @property
     def soft_offsets(self) -> int:
         """How many offsets software's entries can have."""
-        return (self.soft.offset_mask >> _shift(self.soft.offset_mask)) + 1
+        mask = self.layout[0].word.soft.offset_mask
+        return (mask >> _shift(mask)) + 1
 
-    def encode_soft(self, type: int, offset: int, *, exclusive: bool = False) -> int:
-        """The entry, for any level that has leaves, that keeps a type and an offset while nothing is present.
+    def encode_soft(self, type: int, offset: int, level: int = 1, *, exclusive: bool = False) -> int:
+        """The entry, for a level that has leaves, that keeps a type and an offset while nothing is present.
 
-        It is SOFT on each of these levels, frozen or not. Types begin with 0 and mean what the caller likes: a swap
-        device, a migration to wait for, a marker. The offset of a migration is the number of a frame. Raises
-        FormatError for a type that is not below `soft_types`, an offset that is not below `soft_offsets`, and for the
-        one pair, if any, that would be an empty entry.
+        Types begin with 0 and mean what the caller likes: a swap device, a migration to wait for, a marker. The offset
+        of a migration is the number of a frame. Raises FormatError for a type that is not below `soft_types`, an
+        offset that is not below `soft_offsets`, for the one pair, if any, that would be an empty entry, and when the
+        format has no leaf on that level.
 
         >>> import ptl.arch
         >>> riscv = ptl.arch.get("riscv_sv39")
@@ -332,35 +434,35 @@ class Arch:
         >>> riscv.decode_soft(0x1234180)
         SoftEntry(type=3, offset=4660, exclusive=False)
         """
-        soft = self.soft
+        geometry = self.level(level)
+        soft = geometry.word.soft
+        if geometry.leaf is None:
+            raise FormatError(f"{self.name} has no leaf at level {level}; page sizes are {self.page_sizes}")
         if not 0 <= type < self.soft_types:
             raise FormatError(f"type {type} does not fit: {self.name} has types 0 to {self.soft_types - 1}")
         if not 0 <= offset < self.soft_offsets:
             raise FormatError(f"offset {offset:#x} does not fit: {self.name} has offsets below {self.soft_offsets:#x}")
-        stored = offset << _shift(soft.offset_mask) ^ self._soft_flip
+        stored = offset << _shift(soft.offset_mask) ^ soft.flip
         raw = soft.base | type << _shift(soft.type_mask) | stored | (soft.exclusive if exclusive else 0)
-        if any(raw == level.empty for level in self.layout):
+        if raw == geometry.empty:
             raise FormatError(f"type {type} with offset {offset:#x} is what {self.name} has for an empty entry")
         return raw
 
-    def decode_soft(self, raw: int) -> SoftEntry:
-        """The type and the offset in an entry that is SOFT on every level that has leaves; it may be frozen.
+    def decode_soft(self, raw: int, level: int = 1) -> SoftEntry:
+        """The type and the offset in a SOFT entry of that level; it may be frozen.
 
         Raises FormatError for any other entry, ValueError for a number that does not fit an entry.
         """
-        for number, level in enumerate(self.layout, 1):
-            if level.leaf is not None and (state := self.decode(raw, number).state) is not State.SOFT:
-                raise FormatError(f"entry {raw:#x} of {self.name} is {state.name} on level {number}, not SOFT")
-        soft = self.soft
+        geometry = self.level(level)
+        state = self.decode(raw, level).state
+        if state is not State.SOFT or geometry.leaf is None:
+            raise FormatError(f"entry {raw:#x} of {self.name} is {state.name} on level {level}, not SOFT")
+        soft = geometry.word.soft
         return SoftEntry(
             (raw & soft.type_mask) >> _shift(soft.type_mask),
-            ((raw ^ self._soft_flip) & soft.offset_mask) >> _shift(soft.offset_mask),
+            ((raw ^ soft.flip) & soft.offset_mask) >> _shift(soft.offset_mask),
             bool(raw & soft.exclusive),
         )
-
-    @property
-    def _soft_flip(self) -> int:
-        return self.soft.offset_mask if self.soft.inverted_offset else 0
 
     @staticmethod
     def _is_leaf(level: Level, pattern: Pattern | None, raw: int) -> bool:
@@ -370,19 +472,9 @@ class Arch:
         reserved = level.leaf_never is not None and level.leaf_never.matches(raw)
         return not reserved and (not level.leaf_any or bool(raw & level.leaf_any))
 
-    def _present(self, raw: int) -> bool:
-        return bool((raw ^ self.present_flip) & self.present_mask)
-
-    def _frozen_bit(self, raw: int) -> int:
-        return self.frozen_present if self._present(raw) else self.frozen_absent
-
-    def _flags_of(self, raw: int) -> str:
-        return "".join(
-            letter
-            for letter in FLAGS
-            if letter in self.implied
-            or (letter in self.flags and raw & self.flags[letter].mask == self.flags[letter].yes)
-        )
+    def _flags_of(self, word: Word, raw: int) -> str:
+        granted = self.implied + "".join(choice.get(raw) for choice in word.attributes)
+        return "".join(letter for letter in FLAGS if letter in granted)
 
 
 def _shift(mask: int) -> int:

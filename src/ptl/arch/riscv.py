@@ -38,7 +38,7 @@ bits and its frame number 22: what lies above 4 GiB cannot be the offset of a mi
 
 from __future__ import annotations
 
-from ptl.arch.description import Arch, Field, Flag, Level, Pattern, Soft
+from ptl.arch.description import Arch, Choice, Field, Level, Pattern, Soft, Word
 
 V, R, W, X, U, G, A, D = (1 << bit for bit in range(8))
 ADDRESS = Field(0x003F_FFFF_FFFF_FC00, left_shift=2)
@@ -50,10 +50,25 @@ SOURCE = (
 )
 
 
+def _word(entry_bytes: int) -> Word:
+    return Word(
+        bytes=entry_bytes,
+        present_mask=V | R | X | G,
+        frozen_present=1 << 9,
+        frozen_absent=W,
+        attributes=tuple(Choice.bit(letter, bit) for bit, letter in enumerate("rwxugad", 1)),
+        soft=Soft(type_mask=0x1F << 7, offset_mask=(1 << 8 * entry_bytes) - (1 << 12), exclusive=1 << 6),
+    )
+
+
+WORD, WORD_32 = _word(8), _word(4)
+
+
 def _level(
     name: str,
     shift: int,
     bits: int = 9,
+    word: Word = WORD,
     address: Field = ADDRESS,
     above: int = ABOVE_FRAME_NUMBER,
     *,
@@ -63,6 +78,7 @@ def _level(
     misaligned = ((1 << shift) - (1 << 12)) >> address.left_shift
     return Level(
         name=name,
+        word=word,
         shift=shift,
         bits=bits,
         table=None if leaf_level else Pattern(V | R | W | X | U | A | D | above, V),
@@ -86,24 +102,10 @@ def _arch(name: str, title: str, va_bits: int, *layout: Level) -> Arch:
         source=SOURCE,
         va_bits=va_bits,
         pa_bits=34 if is_32 else 56,
-        entry_bytes=4 if is_32 else 8,
         byte_order="little",
         walker="hardware",
         sign_extended=not is_32,
-        present_mask=V | R | X | G,
-        frozen_present=1 << 9,
-        frozen_absent=W,
-        flags={
-            "r": Flag.bit(1),
-            "w": Flag.bit(2),
-            "x": Flag.bit(3),
-            "u": Flag.bit(4),
-            "g": Flag.bit(5),
-            "a": Flag.bit(6),
-            "d": Flag.bit(7),
-        },
         write_needs_read=True,
-        soft=Soft(type_mask=0x1F << 7, offset_mask=(1 << (32 if is_32 else 64)) - (1 << 12), exclusive=1 << 6),
         verified_by=("Unicorn",),
         layout=layout,
     )
@@ -118,8 +120,8 @@ SV32 = _arch(
     "riscv_sv32",
     "RISC-V, Sv32",
     32,
-    _level("PTE", 12, 10, ADDRESS_32, 0, leaf_level=True),
-    _level("PGD", 22, 10, ADDRESS_32, 0),
+    _level("PTE", 12, 10, WORD_32, ADDRESS_32, 0, leaf_level=True),
+    _level("PGD", 22, 10, WORD_32, ADDRESS_32, 0),
 )
 SV39 = _arch("riscv_sv39", "RISC-V, Sv39", 39, _PTE, _PMD, _level("PGD", 30))
 SV48 = _arch("riscv_sv48", "RISC-V, Sv48", 48, _PTE, _PMD, _PUD, _level("PGD", 39, leaf=False))

@@ -17,10 +17,19 @@ E exclusive. Bit 61 of software's entries means nothing else; without it type 0 
 
 from __future__ import annotations
 
-from ptl.arch.description import Arch, Field, Flag, Level, Pattern, Soft
+from ptl.arch.description import Arch, Choice, Field, Level, Pattern, Soft, Word
 
 P, LEAF, BUSY, FROZEN, SOFT = (1 << bit for bit in (0, 58, 59, 60, 61))
 ADDRESS = Field(0x000F_FFFF_FFFF_FFE0)
+
+WORD = Word(
+    bytes=8,
+    present_mask=P | LEAF,
+    frozen_present=FROZEN,
+    frozen_absent=FROZEN,
+    attributes=tuple(Choice.bit(letter, 52 + i) for i, letter in enumerate("wxugad")),
+    soft=Soft(type_mask=0b1111 << 1, offset_mask=ADDRESS.mask, exclusive=1 << 52, base=SOFT),
+)
 
 
 def _level(name: str, shift: int, *, leaf_level: bool = False) -> Level:
@@ -28,6 +37,7 @@ def _level(name: str, shift: int, *, leaf_level: bool = False) -> Level:
     kind = 0 if leaf_level else LEAF
     return Level(
         name=name,
+        word=WORD,
         shift=shift,
         bits=2,
         table=None if leaf_level else Pattern(P | LEAF, P),
@@ -47,16 +57,10 @@ TINY = Arch(
     source="this project",
     va_bits=18,
     pa_bits=52,
-    entry_bytes=8,
     byte_order="little",
     walker="software",
     sign_extended=False,
-    present_mask=P | LEAF,
-    frozen_present=FROZEN,
-    frozen_absent=FROZEN,
-    flags={letter: Flag.bit(52 + i) for i, letter in enumerate("wxugad")},
     implied="r",
-    soft=Soft(type_mask=0b1111 << 1, offset_mask=ADDRESS.mask, exclusive=1 << 52, base=SOFT),
     layout=(_level("PTE", 12, leaf_level=True), _level("PMD", 14), _level("PGD", 16)),
 )
 

@@ -47,7 +47,9 @@ are being split.
 
 from __future__ import annotations
 
-from ptl.arch.description import Arch, Field, Flag, Level, Pattern, Soft
+from dataclasses import replace
+
+from ptl.arch.description import Arch, Choice, Field, Level, Pattern, Soft, Word
 
 P, W, U, A, D, PS, G, NX = (1 << bit for bit in (0, 1, 2, 5, 6, 7, 8, 63))
 TABLE = P | W | U
@@ -57,14 +59,26 @@ SOURCE = (
 )
 
 _64_ADDRESS = Field(0x000F_FFFF_FFFF_F000)
-_FLAGS = {"w": Flag.bit(1), "u": Flag.bit(2), "g": Flag.bit(8), "a": Flag.bit(5), "d": Flag.bit(6)}
+_ATTRIBUTES = (Choice.bit("w", 1), Choice.bit("u", 2), Choice.bit("g", 8), Choice.bit("a", 5), Choice.bit("d", 6))
+_64_BUSY = 0b11 << 4
+_64_WORD = Word(
+    bytes=8,
+    present_mask=P | PS | G,
+    frozen_present=1 << 52,
+    frozen_absent=1 << 4,
+    attributes=(*_ATTRIBUTES, Choice.inverted("x", 63)),
+    soft=Soft(type_mask=0x1F << 59, offset_mask=(1 << 59) - (1 << 9), exclusive=1 << 3, inverted_offset=True),
+)
 
 
-def _upper(name: str, shift: int, bits: int, address: Field, *, leaf: bool, busy: int, reserved: int = 0) -> Level:
+def _upper(
+    name: str, shift: int, bits: int, word: Word, address: Field, *, leaf: bool, busy: int, reserved: int = 0
+) -> Level:
     """A level above the leaves: a table when PS is 0, a leaf (where the format has one) when it is 1."""
     misaligned = (1 << shift) - (1 << 13) if leaf else 0  # a leaf's address is aligned; bit 12 is PAT
     return Level(
         name=name,
+        word=word,
         shift=shift,
         bits=bits,
         table=Pattern(P | PS | reserved, P),
@@ -78,9 +92,16 @@ def _upper(name: str, shift: int, bits: int, address: Field, *, leaf: bool, busy
     )
 
 
-def _leaf(bits: int, address: Field, reserved: int = 0) -> Level:
+def _leaf(bits: int, word: Word, address: Field, reserved: int = 0) -> Level:
     return Level(
-        name="PTE", shift=12, bits=bits, table=None, leaf=Pattern(P | reserved, P), leaf_set=P, address=address
+        name="PTE",
+        word=word,
+        shift=12,
+        bits=bits,
+        table=None,
+        leaf=Pattern(P | reserved, P),
+        leaf_set=P,
+        address=address,
     )
 
 
@@ -91,35 +112,35 @@ def _64(name: str, title: str, va_bits: int, *top: Level) -> Arch:
         source=SOURCE,
         va_bits=va_bits,
         pa_bits=52,
-        entry_bytes=8,
         byte_order="little",
         walker="hardware",
         sign_extended=True,
-        present_mask=P | PS | G,
-        frozen_present=1 << 52,
-        frozen_absent=1 << 4,
-        flags={**_FLAGS, "x": Flag.inverted(63)},
         implied="r",
-        soft=_64_SOFT,
         verified_by=("Unicorn",),
         layout=(
-            _leaf(9, _64_ADDRESS),
-            _upper("PMD", 21, 9, _64_ADDRESS, leaf=True, busy=_64_BUSY),
-            _upper("PUD", 30, 9, _64_ADDRESS, leaf=True, busy=_64_BUSY),
+            _leaf(9, _64_WORD, _64_ADDRESS),
+            _upper("PMD", 21, 9, _64_WORD, _64_ADDRESS, leaf=True, busy=_64_BUSY),
+            _upper("PUD", 30, 9, _64_WORD, _64_ADDRESS, leaf=True, busy=_64_BUSY),
             *top,
         ),
     )
 
 
-_64_BUSY = 0b11 << 4
-_64_SOFT = Soft(type_mask=0x1F << 59, offset_mask=(1 << 59) - (1 << 9), exclusive=1 << 3, inverted_offset=True)
-_P4D = _upper("P4D", 39, 9, _64_ADDRESS, leaf=False, busy=_64_BUSY)
-_PGD = _upper("PGD", 48, 9, _64_ADDRESS, leaf=False, busy=_64_BUSY)
+_P4D = _upper("P4D", 39, 9, _64_WORD, _64_ADDRESS, leaf=False, busy=_64_BUSY)
+_PGD = _upper("PGD", 48, 9, _64_WORD, _64_ADDRESS, leaf=False, busy=_64_BUSY)
 
 X86_64 = _64("x86_64", "x86-64, 4-level paging", 48, _P4D)
 X86_64_LA57 = _64("x86_64_la57", "x86-64, 5-level paging", 57, _P4D, _PGD)
 
 _32_ADDRESS = Field(0xFFFF_F000)
+_32_WORD = Word(
+    bytes=4,
+    present_mask=P | PS | G,
+    frozen_present=1 << 11,
+    frozen_absent=1 << 6,
+    attributes=_ATTRIBUTES,
+    soft=Soft(type_mask=0x1F << 1, offset_mask=0xFFFF_F000, exclusive=1 << 9, base=1 << 10),
+)
 
 I386 = Arch(
     name="i386",
@@ -127,22 +148,20 @@ I386 = Arch(
     source=SOURCE,
     va_bits=32,
     pa_bits=32,
-    entry_bytes=4,
     byte_order="little",
     walker="hardware",
     sign_extended=False,
-    present_mask=P | PS | G,
-    frozen_present=1 << 11,
-    frozen_absent=1 << 6,
-    flags=_FLAGS,
     implied="rx",
-    soft=Soft(type_mask=0x1F << 1, offset_mask=0xFFFF_F000, exclusive=1 << 9, base=1 << 10),
     verified_by=("Unicorn",),
-    layout=(_leaf(10, _32_ADDRESS), _upper("PGD", 22, 10, _32_ADDRESS, leaf=True, busy=1 << 6 | 1 << 11)),
+    layout=(
+        _leaf(10, _32_WORD, _32_ADDRESS),
+        _upper("PGD", 22, 10, _32_WORD, _32_ADDRESS, leaf=True, busy=1 << 6 | 1 << 11),
+    ),
 )
 
 _PAE_RESERVED = 0x7FF0_0000_0000_0000
 _PDPTE_RESERVED = W | U | A | D | PS | G | NX | _PAE_RESERVED
+_PAE_WORD = replace(_64_WORD, frozen_present=1 << 11)
 
 I386_PAE = Arch(
     name="i386_pae",
@@ -151,22 +170,17 @@ I386_PAE = Arch(
     va_bits=32,
     pa_bits=52,  # as wide as the manual lets it be; a CPU that has no 64-bit mode has 36
     root_bits=32,
-    entry_bytes=8,
     byte_order="little",
     walker="hardware",
     sign_extended=False,
-    present_mask=P | PS | G,
-    frozen_present=1 << 11,
-    frozen_absent=1 << 4,
-    flags={**_FLAGS, "x": Flag.inverted(63)},
     implied="r",
-    soft=_64_SOFT,
     verified_by=("Unicorn",),
     layout=(
-        _leaf(9, _64_ADDRESS, _PAE_RESERVED),
-        _upper("PMD", 21, 9, _64_ADDRESS, leaf=True, busy=_64_BUSY, reserved=_PAE_RESERVED),
+        _leaf(9, _PAE_WORD, _64_ADDRESS, _PAE_RESERVED),
+        _upper("PMD", 21, 9, _PAE_WORD, _64_ADDRESS, leaf=True, busy=_64_BUSY, reserved=_PAE_RESERVED),
         Level(
             name="PGD",
+            word=_PAE_WORD,
             shift=30,
             bits=2,
             table=Pattern(P | _PDPTE_RESERVED, P),

@@ -60,7 +60,7 @@ cdef int scan_table(
     cdef uint64_t i, raw, pa, empty = 0, soft = 0, shared = 0
     cdef uint32_t owners
     for i in range(format.entries):
-        raw = entry_load(<char *> entries + (i << format.entry_shift), tree.format.shape)
+        raw = entry_load(<char *> entries + (i << format.entry_shift), format)
         if is_leaf(format, raw):
             pa = leaf_address(format, raw)
             if not is_data(tree.block, pa, span(format)):

@@ -24,13 +24,15 @@ cdef enum Change:
     FROZEN = 2                  # walk again
 
 
-cdef inline int entry_change(Tree *tree, char *slot, uint64_t *expected, uint64_t desired) noexcept nogil:
+cdef inline int entry_change(
+    const LevelFormat *format, char *slot, uint64_t *expected, uint64_t desired
+) noexcept nogil:
     """Compare-exchange that respects the freeze (N2); *expected is what was found."""
-    if is_frozen(&tree.format, expected[0]):
+    if is_frozen(format, expected[0]):
         return FROZEN
-    if entry_compare_exchange(slot, expected, desired, tree.format.shape):
+    if entry_compare_exchange(slot, expected, desired, format):
         return CHANGED
-    return FROZEN if is_frozen(&tree.format, expected[0]) else OTHER_VALUE
+    return FROZEN if is_frozen(format, expected[0]) else OTHER_VALUE
 
 
 cdef int leaf_replace(
@@ -43,10 +45,10 @@ cdef int leaf_replace(
     cdef int change
     # Acquire, partner: tree_attach, which waits for this section before the Tlb is filled.
     if load_acquire_pointer(<void **> &tree.attached) is NULL or not is_leaf(level, found.raw):
-        return entry_change(tree, found.slot, expected, desired)
+        return entry_change(level, found.slot, expected, desired)
     critical_enter(me)
     begun = change_begin(tree)
-    change = entry_change(tree, found.slot, expected, desired)
+    change = entry_change(level, found.slot, expected, desired)
     if change == CHANGED:
         flush(tree, begun, first, first + (span(level) - 1), NO_FLUSH_OF_AN_ENTRY)
     change_end(tree, begun)
@@ -54,40 +56,39 @@ cdef int leaf_replace(
     return change
 
 
-cdef uint64_t entry_freeze(Tree *tree, char *slot) noexcept nogil:
+cdef uint64_t entry_freeze(const LevelFormat *format, char *slot) noexcept nogil:
     """Freeze an entry, for the holder of its table's lock, and return its value without the frozen bit."""
-    cdef const Format *format = &tree.format
-    cdef uint64_t raw = entry_load(slot, format.shape)
+    cdef uint64_t raw = entry_load(slot, format)
     if is_faulty(NOTHING_IS_FROZEN):
         return raw
-    while not entry_compare_exchange(slot, &raw, raw | frozen_bit(format, raw), format.shape):
+    while not entry_compare_exchange(slot, &raw, raw | frozen_bit(format, raw), format):
         pass
     return raw
 
 
-cdef void entry_thaw(Tree *tree, char *slot) noexcept nogil:
-    cdef const Format *format = &tree.format
-    cdef uint64_t raw = entry_load(slot, format.shape)
-    while not entry_compare_exchange(slot, &raw, raw & ~frozen_bit(format, raw), format.shape):
+cdef void entry_thaw(const LevelFormat *format, char *slot) noexcept nogil:
+    cdef uint64_t raw = entry_load(slot, format)
+    while not entry_compare_exchange(slot, &raw, thawed(format, raw), format):
         pass
 
 
-cdef void entry_withhold(Tree *tree, char *slot, int letter) noexcept nogil:
+cdef void entry_withhold(const LevelFormat *format, char *slot, int letter) noexcept nogil:
     """Make a frozen leaf deny one attribute, for whoever froze it; hardware may set other bits meanwhile (N2)."""
-    cdef const Format *format = &tree.format
-    cdef uint64_t raw = entry_load(slot, format.shape)
-    while not entry_compare_exchange(slot, &raw, attribute_cleared(format, raw, letter), format.shape):
+    cdef uint64_t raw = entry_load(slot, format)
+    while not entry_compare_exchange(slot, &raw, attribute_cleared(format, raw, letter), format):
         pass
 
 
-cdef inline uint64_t entry_replace(Tree *tree, char *slot, uint64_t raw, bint private) noexcept nogil:
+cdef inline uint64_t entry_replace(
+    const LevelFormat *format, char *slot, uint64_t raw, bint private
+) noexcept nogil:
     """Store a final value: by exchange where others can see it, plainly where they cannot yet. Returns the old one."""
     cdef uint64_t old
     if private:
-        old = entry_load(slot, tree.format.shape)
-        entry_store_private(slot, raw, tree.format.shape)
+        old = entry_load(slot, format)
+        entry_store_private(slot, raw, format)
         return old
-    return entry_exchange(slot, raw, tree.format.shape)
+    return entry_exchange(slot, raw, format)
 
 
 # -- one page ---------------------------------------------------------------------------------------------------------
@@ -103,7 +104,7 @@ cdef int page_map(Tree *tree, Record *me, uint64_t va, uint64_t leaf, Found *fou
         change = FROZEN if found.state == BUSY else OTHER_VALUE
         if found.level == 1 and found.state == EMPTY:
             empty = found.raw
-            change = entry_change(tree, found.slot, &empty, leaf)
+            change = entry_change(&tree.format.level[1], found.slot, &empty, leaf)
             if change == OTHER_VALUE:
                 found.raw = empty
                 found.state = classify(&tree.format, 1, empty)
@@ -129,7 +130,7 @@ cdef int page_unmap(Tree *tree, Record *me, uint64_t va, Found *found, uint32_t 
         change = FROZEN if found.state == BUSY else OTHER_VALUE
         if found.level == 1:
             change = CHANGED
-            if is_frozen(&tree.format, found.raw) or found.state != EMPTY:
+            if is_frozen(&tree.format.level[1], found.raw) or found.state != EMPTY:
                 change = leaf_replace(tree, me, found, &found.raw, tree.format.level[1].empty, va)
         section_leave(me)
         if change == CHANGED:
@@ -164,7 +165,7 @@ cdef int leaf_change(
         if found.level > 1 and found.state != HUGE and not is_soft_leaf(tree, found):
             if found.state != BUSY and found.state != INVALID:
                 result = NO_TABLE
-        elif not is_frozen(&tree.format, found.raw):
+        elif not is_frozen(&tree.format.level[found.level], found.raw):
             if found.level != level:
                 result = RESTART
             elif found.raw != expected[0]:

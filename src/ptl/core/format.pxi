@@ -2,17 +2,27 @@
 """An architecture's description as the core reads it: classify, encode and decode one entry.
 
 `ptl.arch.description` says what each field means. Everything here is pure arithmetic on one entry: no shared memory but
-for `entry_load` and its kin, which know the width and the byte order of an entry.
+for `entry_load` and its kin, which know the width and the byte order of an entry, and its shadow:
+
+    entry     --exchange-->  new value          S1  Whoever changed an entry then stores the shadow of what the entry holds,
+    shadow    <--shadow of it--'                    and does so again until the entry has not changed meanwhile. So the
+                                                    last shadow stored is the last entry's.
+                                                S2  A change that flushes has stored the shadow before it does.
+
+Storing a shadow ends: a repetition is somebody else's change.
 """
 
 cdef enum:
     LEVELS = 5
     ATTRIBUTES = 7          # r w x u g a d, in that order; bit n of a set of attributes is letter n
+    CHOICE_BITS = 5         # of an entry that one choice takes, at most
+    RULES = 6               # of a shadow, at most
 
 cdef enum:                  # letters of an attribute that mean something here
     LETTER_WRITE = 1
     LETTER_ACCESSED = 5
     LETTER_DIRTY = 6
+    USED = 1 << LETTER_ACCESSED | 1 << LETTER_DIRTY
 
 cdef enum EntryState:
     EMPTY = 0
@@ -28,6 +38,34 @@ cdef enum Shape:            # how an entry lies in memory
     NATIVE_32 = 1
     SWAPPED_64 = 2
     SWAPPED_32 = 3
+    MIXED = 4               # each level its own, or an address in two pieces: the walk looks it up
+
+cdef struct Choice:          # bits that say some of the attributes together
+    uint32_t letters
+    uint32_t count
+    uint8_t shift[CHOICE_BITS]
+    uint8_t granted[1 << CHOICE_BITS]   # by value, its bits gathered
+
+cdef struct Attributes:
+    uint64_t mask                       # every bit that says something
+    uint64_t used_mask                  # those that say just accessed or dirty
+    uint32_t letters                    # what can be withheld
+    uint32_t implied
+    uint32_t count
+    Choice choice[ATTRIBUTES]
+    uint64_t bits[1 << ATTRIBUTES]      # what to write, by set of attributes
+
+cdef struct Rule:
+    uint64_t mask
+    uint64_t value
+    uint64_t bits
+
+cdef struct Shadow:
+    uint64_t offset                     # in bytes; 0: there is none
+    uint64_t needs
+    uint64_t copies
+    uint64_t always
+    Rule rule[RULES]
 
 cdef struct LevelFormat:
     uint64_t table_mask     # what the walk reads comes first
@@ -37,7 +75,21 @@ cdef struct LevelFormat:
     uint32_t shift
     uint32_t entry_shift
     uint32_t address_shift
+    uint32_t shape
+    uint64_t high_mask      # of an address in two pieces
+    uint32_t high_shift
+    uint32_t copy_shift
+    uint64_t present_mask
+    uint64_t present_flip
+    uint64_t frozen_present
+    uint64_t frozen_absent
+    const Attributes *attributes
     uint32_t has_leaf
+    uint32_t soft_shift
+    uint64_t soft_mask      # the offset of a software entry
+    uint64_t soft_flip      # the bits of it that are stored inverted
+    uint64_t soft_other     # its other fields
+    uint64_t soft_base
     uint64_t leaf_mask
     uint64_t leaf_value
     uint64_t leaf_any       # when 0, there is no reserved encoding either
@@ -51,27 +103,19 @@ cdef struct LevelFormat:
     uint64_t invalid_clear
     uint64_t invalid_set
     uint64_t empty
+    uint64_t empty_mask     # the bits that count, when it is not frozen
     uint64_t busy
     uint64_t entries
     uint64_t table_bytes
+    Shadow shadow
 
 cdef struct Format:
     LevelFormat level[LEVELS + 1]   # from 1
+    Attributes attributes[LEVELS]   # each a word's; levels share them
     uint32_t levels
-    uint32_t shape
+    uint32_t shape                  # of all levels, or MIXED
     uint32_t va_bits
     uint32_t sign_extended
-    uint64_t present_mask
-    uint64_t present_flip
-    uint64_t frozen_present
-    uint64_t frozen_absent
-    uint64_t mask[ATTRIBUTES]
-    uint64_t yes[ATTRIBUTES]
-    uint64_t no[ATTRIBUTES]
-    uint32_t implied
-    uint32_t soft_shift
-    uint64_t soft_mask              # the offset of a software entry
-    uint64_t soft_flip              # the bits of it that are stored inverted
 
 
 cdef uint64_t load_in_halves(const uint32_t *slot) noexcept nogil:
@@ -83,7 +127,7 @@ cdef uint64_t load_in_halves(const uint32_t *slot) noexcept nogil:
 
 # -- one entry in memory ----------------------------------------------------------------------------------------------
 
-cdef inline uint64_t entry_load(char *slot, uint32_t shape) noexcept nogil:
+cdef inline uint64_t load_shaped(char *slot, uint32_t shape) noexcept nogil:
     # Acquire, partner: whoever published the table or the leaf that the entry names.
     if is_faulty(ENTRY_READ_IN_HALVES) and shape == NATIVE_64:
         return load_in_halves(<uint32_t *> slot)
@@ -96,8 +140,11 @@ cdef inline uint64_t entry_load(char *slot, uint32_t shape) noexcept nogil:
     return swap_32(load_acquire_32(<uint32_t *> slot))
 
 
-cdef inline void entry_store_private(char *slot, uint64_t raw, uint32_t shape) noexcept nogil:
-    """For a table that no one else can reach yet."""
+cdef inline uint64_t entry_load(char *slot, const LevelFormat *level) noexcept nogil:
+    return load_shaped(slot, level.shape)
+
+
+cdef inline void store_shaped(char *slot, uint64_t raw, uint32_t shape) noexcept nogil:
     if shape == NATIVE_64:
         (<uint64_t *> slot)[0] = raw
     elif shape == NATIVE_32:
@@ -108,7 +155,14 @@ cdef inline void entry_store_private(char *slot, uint64_t raw, uint32_t shape) n
         (<uint32_t *> slot)[0] = swap_32(<uint32_t> raw)
 
 
-cdef inline uint64_t entry_exchange(char *slot, uint64_t raw, uint32_t shape) noexcept nogil:
+cdef inline void entry_store_private(char *slot, uint64_t raw, const LevelFormat *level) noexcept nogil:
+    """For a table that no one else can reach yet."""
+    store_shaped(slot, raw, level.shape)
+    if level.shadow.offset:
+        store_shaped(slot + level.shadow.offset, shadow_of(level, raw), level.shape)
+
+
+cdef inline uint64_t exchange_shaped(char *slot, uint64_t raw, uint32_t shape) noexcept nogil:
     # Acquire and release, partner: entry_load of every walk. What the entry names is complete before it is seen.
     if shape == NATIVE_64:
         return exchange_64(<uint64_t *> slot, raw)
@@ -119,8 +173,17 @@ cdef inline uint64_t entry_exchange(char *slot, uint64_t raw, uint32_t shape) no
     return swap_32(exchange_32(<uint32_t *> slot, swap_32(<uint32_t> raw)))
 
 
-cdef inline bint entry_compare_exchange(char *slot, uint64_t *expected, uint64_t desired, uint32_t shape) noexcept nogil:
-    """As the C11 operation, on either width and byte order; same order and partner as entry_exchange."""
+cdef inline uint64_t entry_exchange(char *slot, uint64_t raw, const LevelFormat *level) noexcept nogil:
+    cdef uint64_t old = exchange_shaped(slot, raw, level.shape)
+    if level.shadow.offset:
+        shadow_follow(slot, level)
+    return old
+
+
+cdef inline bint compare_exchange_shaped(
+    char *slot, uint64_t *expected, uint64_t desired, uint32_t shape
+) noexcept nogil:
+    """As the C11 operation, on either width and byte order; same order and partner as exchange_shaped."""
     cdef uint64_t found_64
     cdef uint32_t found_32
     cdef bint done
@@ -141,14 +204,55 @@ cdef inline bint entry_compare_exchange(char *slot, uint64_t *expected, uint64_t
     return done
 
 
+cdef inline bint entry_compare_exchange(
+    char *slot, uint64_t *expected, uint64_t desired, const LevelFormat *level
+) noexcept nogil:
+    cdef bint done = compare_exchange_shaped(slot, expected, desired, level.shape)
+    if done and level.shadow.offset:
+        shadow_follow(slot, level)
+    return done
+
+
+# -- shadows ----------------------------------------------------------------------------------------------------------
+
+cdef uint64_t shadow_of(const LevelFormat *level, uint64_t raw) noexcept nogil:
+    cdef const Shadow *shadow = &level.shadow
+    cdef uint64_t word = shadow.always | raw & shadow.copies
+    cdef int i
+    if raw & shadow.needs != shadow.needs:
+        return 0
+    for i in range(RULES):
+        if raw & shadow.rule[i].mask == shadow.rule[i].value:
+            word |= shadow.rule[i].bits
+    return word
+
+
+cdef void shadow_follow(char *slot, const LevelFormat *level) noexcept nogil:
+    """Store the shadow of an entry that has just been changed (S1)."""
+    cdef uint64_t raw = entry_load(slot, level), stored
+    while True:         # ends: somebody else has changed the entry
+        stored = raw
+        # An exchange and no store: the load below must not come before it, or two threads could each miss the other.
+        exchange_shaped(slot + level.shadow.offset, shadow_of(level, raw), level.shape)
+        raw = entry_load(slot, level)
+        if raw == stored:
+            return
+
+
 # -- one entry's meaning ----------------------------------------------------------------------------------------------
 
 cdef inline uint64_t entry_address(const LevelFormat *level, uint64_t raw) noexcept nogil:
-    return (raw & level.address_mask) << level.address_shift
+    return (raw & level.address_mask) << level.address_shift | (raw & level.high_mask) << level.high_shift
 
 
 cdef inline uint64_t leaf_address(const LevelFormat *level, uint64_t raw) noexcept nogil:
-    return (raw & level.leaf_address_mask) << level.address_shift
+    return (raw & level.leaf_address_mask) << level.address_shift | (raw & level.high_mask) << level.high_shift
+
+
+cdef inline uint64_t address_bits(const LevelFormat *level, uint64_t mask, uint64_t pa) noexcept nogil:
+    """The bits of an entry that holds an address; the mask is that of a table's or a leaf's."""
+    cdef uint64_t raw = pa >> level.address_shift & mask | pa >> level.high_shift & level.high_mask
+    return raw | raw << level.copy_shift
 
 
 cdef inline uint64_t span(const LevelFormat *level) noexcept nogil:
@@ -168,87 +272,128 @@ cdef inline bint grants(const LevelFormat *level, uint64_t raw) noexcept nogil:
     return raw & level.leaf_any != 0 and raw & level.reserved_mask != level.reserved_value
 
 
-cdef inline bint is_present(const Format *format, uint64_t raw) noexcept nogil:
-    return (raw ^ format.present_flip) & format.present_mask != 0
+cdef inline bint is_present(const LevelFormat *level, uint64_t raw) noexcept nogil:
+    return (raw ^ level.present_flip) & level.present_mask != 0
 
 
-cdef inline uint64_t frozen_bit(const Format *format, uint64_t raw) noexcept nogil:
+cdef inline uint64_t frozen_bit(const LevelFormat *level, uint64_t raw) noexcept nogil:
     """The bit that freezes an entry of this value, or would."""
-    return format.frozen_present if is_present(format, raw) else format.frozen_absent
+    return level.frozen_present if is_present(level, raw) else level.frozen_absent
 
 
-cdef inline bint is_frozen(const Format *format, uint64_t raw) noexcept nogil:
-    return raw & frozen_bit(format, raw) != 0
+cdef inline bint is_frozen(const LevelFormat *level, uint64_t raw) noexcept nogil:
+    return raw & frozen_bit(level, raw) != 0
+
+
+cdef inline uint64_t thawed(const LevelFormat *level, uint64_t raw) noexcept nogil:
+    """The entry, not frozen."""
+    return raw & ~frozen_bit(level, raw)
+
+
+cdef inline bint is_empty(const LevelFormat *level, uint64_t raw) noexcept nogil:
+    """Whether nothing is there, frozen or not."""
+    return raw & level.empty_mask == level.empty
 
 
 cdef int classify(const Format *format, uint32_t number, uint64_t raw) noexcept nogil:
     """The EntryState of an entry of that level. The one classifier: the walk, the fallible map, the dump all use it."""
     cdef const LevelFormat *level = &format.level[number]
+    if is_empty(level, raw):
+        return EMPTY
     if raw & level.table_mask == level.table_value:
         return TABLE
     if is_leaf(level, raw):
         return HUGE
     if raw == level.busy and level.busy:
         return BUSY
-    if raw & ~format.frozen_absent == level.empty:
-        return EMPTY
     if is_invalid(level, raw):
         return INVALID
-    return BAD if is_present(format, raw) else SOFT
+    return BAD if is_present(level, raw) else SOFT
 
 
-cdef inline uint64_t attribute_bits(const Format *format, uint32_t attributes) noexcept nogil:
+cdef inline uint64_t attribute_bits(const LevelFormat *level, uint32_t attributes) noexcept nogil:
     """What a leaf with these attributes holds besides address and kind."""
-    cdef uint64_t raw = 0
-    cdef int i
-    for i in range(ATTRIBUTES):
-        raw |= format.yes[i] if attributes >> i & 1 else format.no[i]
-    return raw
+    return level.attributes.bits[attributes]
 
 
-cdef inline uint64_t attributes_replaced(const Format *format, uint64_t raw, uint32_t attributes) noexcept nogil:
-    """The leaf with these attributes; accessed and dirty, once set, stay."""
-    cdef int i
-    for i in range(ATTRIBUTES):
-        if attributes >> i & 1:
-            raw = raw & ~format.mask[i] | format.yes[i]
-        elif i != LETTER_ACCESSED and i != LETTER_DIRTY:
-            raw = raw & ~format.mask[i] | format.no[i]
-    return raw
-
-
-cdef inline uint64_t attribute_cleared(const Format *format, uint64_t raw, int letter) noexcept nogil:
-    return raw & ~format.mask[letter] | format.no[letter]
-
-
-cdef inline uint32_t attributes_of(const Format *format, uint64_t raw) noexcept nogil:
-    cdef uint32_t attributes = format.implied
-    cdef int i
-    for i in range(ATTRIBUTES):
-        if format.mask[i] and raw & format.mask[i] == format.yes[i]:
-            attributes |= 1 << i
+cdef inline uint32_t attributes_of(const LevelFormat *level, uint64_t raw) noexcept nogil:
+    cdef uint32_t attributes = level.attributes.implied, i, bit, value
+    cdef const Choice *choice
+    for i in range(level.attributes.count):
+        choice = &level.attributes.choice[i]
+        value = raw >> choice.shift[0] & 1
+        for bit in range(1, choice.count):
+            value |= (raw >> choice.shift[bit] & 1) << bit
+        attributes |= choice.granted[value]
     return attributes
 
 
-cdef inline uint64_t leaf_make(const Format *format, uint32_t number, uint64_t pa, uint64_t bits) noexcept nogil:
-    cdef const LevelFormat *level = &format.level[number]
-    return level.leaf_set | pa >> level.address_shift & level.leaf_address_mask | bits
+cdef inline uint64_t attributes_set(const LevelFormat *level, uint64_t raw, uint32_t attributes) noexcept nogil:
+    """The leaf with these attributes and no other."""
+    return raw & ~level.attributes.mask | level.attributes.bits[attributes]
 
 
-cdef inline uint64_t table_make(const Format *format, uint32_t number, uint64_t pa) noexcept nogil:
-    cdef const LevelFormat *level = &format.level[number]
-    return level.table_set | pa >> level.address_shift & level.address_mask
+cdef inline uint64_t attributes_replaced(const LevelFormat *level, uint64_t raw, uint32_t attributes) noexcept nogil:
+    """The leaf with these attributes; accessed and dirty, once set, stay."""
+    return attributes_set(level, raw, attributes | attributes_of(level, raw) & USED)
 
 
-cdef inline uint64_t leaf_bits(const LevelFormat *level, uint64_t raw) noexcept nogil:
-    """A leaf's bits without its address and without what makes it a leaf of this size."""
-    return raw & ~level.address_mask & ~level.leaf_set
+cdef inline uint64_t attribute_cleared(const LevelFormat *level, uint64_t raw, int letter) noexcept nogil:
+    return attributes_set(level, raw, attributes_of(level, raw) & ~(<uint32_t> 1 << letter))
 
 
-cdef inline uint64_t soft_advanced(const Format *format, uint64_t raw, uint64_t count) noexcept nogil:
-    """A software entry whose offset is larger by that much."""
-    cdef uint64_t offset = (raw ^ format.soft_flip) & format.soft_mask
-    return raw & ~format.soft_mask | (offset + (count << format.soft_shift) & format.soft_mask) ^ format.soft_flip
+cdef inline uint64_t leaf_make(const LevelFormat *level, uint64_t pa, uint64_t bits) noexcept nogil:
+    return level.leaf_set | address_bits(level, level.leaf_address_mask, pa) | bits
+
+
+cdef inline uint64_t table_make(const LevelFormat *level, uint64_t pa) noexcept nogil:
+    return level.table_set | address_bits(level, level.address_mask, pa)
+
+
+cdef inline uint64_t bits_on(const LevelFormat *level, const LevelFormat *other, uint64_t raw) noexcept nogil:
+    """A leaf's bits as a leaf of another level has them, without address and kind.
+
+    Levels with words of the same kind share what else the leaf has, such as how to cache it.
+    """
+    if level.attributes is other.attributes:
+        return raw & (~(level.address_mask | level.high_mask | level.leaf_set) | level.attributes.mask)
+    return attribute_bits(other, attributes_of(level, raw))
+
+
+cdef inline uint64_t soft_part(
+    const LevelFormat *level, const LevelFormat *below, uint64_t raw, uint64_t count
+) noexcept nogil:
+    """A level's software entry as the level below has it, with an offset larger by that much."""
+    cdef uint64_t offset = ((raw ^ level.soft_flip) & level.soft_mask) >> level.soft_shift
+    if level.attributes is below.attributes:        # entries of one kind: what else it has stays
+        raw &= ~level.soft_mask
+    else:
+        raw = below.soft_base | expand_bits(below.soft_other, compress_bits(level.soft_other, raw))
+    return raw | (offset + count << below.soft_shift & below.soft_mask) ^ below.soft_flip
+
+
+cdef uint64_t compress_bits(uint64_t mask, uint64_t raw) noexcept nogil:
+    """The bits under a mask, next to one another."""
+    cdef uint64_t bits = 0, lowest
+    cdef int i = 0
+    while mask:
+        lowest = mask & -mask
+        bits |= <uint64_t> (raw & lowest != 0) << i
+        mask ^= lowest
+        i += 1
+    return bits
+
+
+cdef uint64_t expand_bits(uint64_t mask, uint64_t bits) noexcept nogil:
+    """The inverse of compress_bits."""
+    cdef uint64_t raw = 0, lowest
+    while mask:
+        lowest = mask & -mask
+        if bits & 1:
+            raw |= lowest
+        mask ^= lowest
+        bits >>= 1
+    return raw
 
 
 cdef inline bint soft_run_fits(const Format *format, uint32_t number, uint64_t raw) noexcept nogil:
@@ -256,9 +401,10 @@ cdef inline bint soft_run_fits(const Format *format, uint32_t number, uint64_t r
 
     The last one of type 0 may be what an empty entry looks like.
     """
-    cdef uint64_t pages = span(&format.level[number]) >> format.level[1].shift
-    cdef uint64_t offset = ((raw ^ format.soft_flip) & format.soft_mask) >> format.soft_shift
-    return pages == 1 or offset + pages <= format.soft_mask >> format.soft_shift
+    cdef const LevelFormat *level = &format.level[number]
+    cdef uint64_t pages = span(level) >> format.level[1].shift
+    cdef uint64_t offset = ((raw ^ level.soft_flip) & level.soft_mask) >> level.soft_shift
+    return pages == 1 or offset + pages <= level.soft_mask >> level.soft_shift
 
 
 cdef inline bint is_canonical(const Format *format, uint64_t va) noexcept nogil:
@@ -279,56 +425,122 @@ cdef inline bint is_run(const Format *format, uint64_t va, uint64_t length) noex
 cdef int format_read(Format *format, object arch) except -1:
     """Fill `format` from an `Arch`."""
     cdef LevelFormat *level
-    cdef int number, i
+    cdef int number
+    cdef uint32_t words = 0
     memset(format, 0, sizeof(Format))
-    if arch.levels > LEVELS or arch.entry_bytes not in (4, 8) or arch.byte_order not in ("little", "big"):
+    if arch.levels > LEVELS or arch.byte_order not in ("little", "big") or any(
+        level.word.bytes not in (4, 8) for level in arch.layout
+    ):
         raise FormatError(f"{arch.name}: at most {LEVELS} levels of entries of 4 or 8 bytes, little or big endian")
-    if arch.byte_order == sys.byteorder:
-        format.shape = NATIVE_64 if arch.entry_bytes == 8 else NATIVE_32
-    else:
-        format.shape = SWAPPED_64 if arch.entry_bytes == 8 else SWAPPED_32
     format.levels = arch.levels
     format.va_bits = arch.va_bits
     format.sign_extended = arch.sign_extended
-    format.present_mask = arch.present_mask
-    format.present_flip = arch.present_flip
-    format.frozen_present = arch.frozen_present
-    format.frozen_absent = arch.frozen_absent
-    for i, letter in enumerate(FLAGS):
-        if letter in arch.implied:
-            format.implied |= 1 << i
-        if letter in arch.flags:
-            flag = arch.flags[letter]
-            format.mask[i], format.yes[i], format.no[i] = flag.mask, flag.yes, flag.no
-    format.soft_mask = arch.soft.offset_mask
-    format.soft_flip = format.soft_mask if arch.soft.inverted_offset else 0
-    format.soft_shift = count_trailing_zeros(format.soft_mask)
+    known = []
     for number in range(1, format.levels + 1):
         level = &format.level[number]
         description = arch.level(number)
-        leaf_field = description.leaf_address
-        level.shift = description.shift
-        level.index_mask = description.entries - 1
-        level.entries = description.entries
-        level.entry_shift = 3 if arch.entry_bytes == 8 else 2
-        level.table_bytes = description.entries * arch.entry_bytes
-        level.address_mask = description.address.mask
-        level.address_shift = description.address.left_shift
-        level.leaf_address_mask = leaf_field.mask
-        level.table_set = description.table_set
-        level.leaf_any = description.leaf_any
-        level.leaf_set = description.leaf_set
-        level.empty = description.empty
-        level.busy = description.busy
-        level.invalid_clear = description.invalid_clear
-        level.invalid_set = description.invalid_set
-        level.has_leaf = description.leaf is not None
-        # A pattern that is not there matches nothing: no entry and 0 is 1.
-        level.table_mask, level.table_value = pattern_of(description.table)
-        level.leaf_mask, level.leaf_value = pattern_of(description.leaf)
-        level.invalid_mask, level.invalid_value = pattern_of(description.invalid)
-        level.reserved_mask, level.reserved_value = pattern_of(description.leaf_never)
+        word = description.word
+        if word not in known:
+            attributes_read(&format.attributes[words], word, arch.implied)
+            known.append(word)
+            words += 1
+        level_read(level, description, arch.byte_order == sys.byteorder)
+        level.attributes = &format.attributes[<uint32_t> known.index(word)]
+    format.shape = format.level[1].shape
+    for number in range(1, format.levels + 1):
+        if format.level[number].shape != format.shape or format.level[number].high_mask:
+            format.shape = MIXED
     return 0
+
+
+cdef int level_read(LevelFormat *level, object description, bint is_native) except -1:
+    cdef int i
+    word = description.word
+    leaf_field = description.leaf_address
+    if word.bytes == 8:
+        level.shape = NATIVE_64 if is_native else SWAPPED_64
+    else:
+        level.shape = NATIVE_32 if is_native else SWAPPED_32
+    level.shift = description.shift
+    level.index_mask = description.entries - 1
+    level.entries = description.entries
+    level.entry_shift = 3 if word.bytes == 8 else 2
+    level.table_bytes = description.table_bytes
+    level.address_mask = description.address.mask
+    level.address_shift = description.address.left_shift
+    level.high_mask = description.address.high_mask
+    level.high_shift = description.address.high_left_shift
+    level.copy_shift = description.address.copy_shift
+    level.leaf_address_mask = leaf_field.mask
+    level.table_set = description.table_set
+    level.leaf_any = description.leaf_any
+    level.leaf_set = description.leaf_set
+    level.empty = description.empty
+    level.empty_mask = ~<uint64_t> (word.frozen_absent | description.empty_ignores)
+    level.busy = description.busy
+    level.invalid_clear = description.invalid_clear
+    level.invalid_set = description.invalid_set
+    level.has_leaf = description.leaf is not None
+    level.present_mask = word.present_mask
+    level.present_flip = word.present_flip
+    level.frozen_present = word.frozen_present
+    level.frozen_absent = word.frozen_absent
+    level.soft_mask = word.soft.offset_mask
+    level.soft_flip = word.soft.flip
+    level.soft_shift = count_trailing_zeros(level.soft_mask)
+    level.soft_other = word.soft.type_mask | word.soft.exclusive
+    level.soft_base = word.soft.base
+    # A pattern that is not there matches nothing: no entry and 0 is 1.
+    level.table_mask, level.table_value = pattern_of(description.table)
+    level.leaf_mask, level.leaf_value = pattern_of(description.leaf)
+    level.invalid_mask, level.invalid_value = pattern_of(description.invalid)
+    level.reserved_mask, level.reserved_value = pattern_of(description.leaf_never)
+    for i in range(RULES):
+        level.shadow.rule[i].mask, level.shadow.rule[i].value = 0, 1
+    if description.shadow is not None:
+        level.shadow.offset = description.shadow.offset
+        level.shadow.needs = description.shadow.needs
+        level.shadow.copies = description.shadow.copies
+        level.shadow.always = description.shadow.always
+        for i, (pattern, bits) in enumerate(description.shadow.rules):
+            level.shadow.rule[i].mask, level.shadow.rule[i].value = pattern.mask, pattern.value
+            level.shadow.rule[i].bits = bits
+    return 0
+
+
+cdef int attributes_read(Attributes *attributes, object word, str implied) except -1:
+    """The choices of a word; and for every set of attributes the bits that say it, or as little more as they can."""
+    cdef Choice *choice
+    cdef uint32_t asked, bit
+    cdef uint64_t left
+    attributes.implied = letters_of(implied)
+    for described in word.attributes:
+        choice = &attributes.choice[attributes.count]
+        attributes.count += 1
+        choice.letters = letters_of(described.letters)
+        left = described.mask
+        while left:
+            choice.shift[choice.count] = count_trailing_zeros(left)
+            choice.count += 1
+            left &= left - 1
+        for value, granted in reversed(described.values):
+            choice.granted[compress_bits(described.mask, value)] = letters_of(granted)
+        attributes.mask |= described.mask
+        attributes.letters |= choice.letters
+        if choice.letters & ~<uint32_t> USED == 0:
+            attributes.used_mask |= described.mask
+        written = {}
+        for asked in range(1 << ATTRIBUTES):
+            bit = asked & choice.letters
+            if bit not in written:
+                written[bit] = described.put([letter for i, letter in enumerate(FLAGS) if bit >> <uint32_t> i & 1])[0]
+            attributes.bits[asked] |= <uint64_t> written[bit]
+    return 0
+
+
+cdef uint32_t letters_of(str flags) except? 0xffffffff:
+    """A set of attributes, from their letters."""
+    return sum(1 << i for i, letter in enumerate(FLAGS) if letter in flags)
 
 
 cdef tuple pattern_of(object pattern):

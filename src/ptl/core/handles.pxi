@@ -170,7 +170,7 @@ cdef class PteMap(Handle):
     def load(self, i, /):
         """The raw bits of entry i, as the hardware reads them. Wait-free. Raises IndexError."""
         cdef char *entry = self.entry(i)
-        return entry_load(entry, self.pt.tree.format.shape)
+        return entry_load(entry, &self.pt.tree.format.level[1])
 
     def __getitem__(self, i):
         cdef char *entry = self.entry(i)
@@ -179,7 +179,7 @@ cdef class PteMap(Handle):
             self.pt.tree,
             1,
             self.first + (index << self.pt.tree.format.level[1].shift),
-            entry_load(entry, self.pt.tree.format.shape),
+            entry_load(entry, &self.pt.tree.format.level[1]),
         )
 
     def entries(self):
@@ -195,7 +195,7 @@ cdef class PteMap(Handle):
         result = array("Q", bytes(8 * level.entries))
         raws = result
         for i in range(level.entries):
-            raws[i] = entry_load(entry + (i << level.entry_shift), tree.format.shape)
+            raws[i] = entry_load(entry + (i << level.entry_shift), level)
         return result
 
     def compare_exchange(self, i, expected, desired, /):
@@ -336,7 +336,8 @@ cdef class Slot:
             raise TypeError("a Slot is made by PageTable.slot and PageTable.pmd")
         tree = self.pt.tree
         return entry_load(
-            slot_of(tree, table_offset(tree.block, self.table), self.number, self.first), tree.format.shape
+            slot_of(tree, table_offset(tree.block, self.table), self.number, self.first),
+            &tree.format.level[self.number],
         )
 
     def lock(self):
@@ -477,12 +478,13 @@ cdef int clear_bad(PageTable pt, uint64_t va, Found *slot) except -1:
     cdef Record *me = own_record(pt)
     cdef uint64_t raw = slot.raw
     cdef uint32_t level = slot.level
+    cdef const LevelFormat *format = &tree.format.level[level]
     if pt.strict:
         raise FormatError(f"the level-{level} slot of va {va:#x} holds {raw:#x}, which is BAD")
     section_enter(me)
     walk(tree, va, level, slot)
-    if slot.level == level and slot.raw == raw and not is_frozen(&tree.format, raw):
-        if entry_compare_exchange(slot.slot, &raw, tree.format.level[level].empty, tree.format.shape):
+    if slot.level == level and slot.raw == raw and not is_frozen(format, raw):
+        if entry_compare_exchange(slot.slot, &raw, format.empty, format):
             fetch_add_relaxed_64(&tree.bad_cleared, 1)
     section_leave(me)
     return 0

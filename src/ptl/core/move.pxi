@@ -64,9 +64,7 @@ cdef bint table_holds_any(Tree *tree, uint64_t table) noexcept nogil:
     cdef const LevelFormat *format = &tree.format.level[1]
     cdef uint64_t i
     for i in range(format.entries):
-        if entry_load(tree.memory + table + (i << format.entry_shift), tree.format.shape) & ~tree.format.frozen_absent != (
-            format.empty
-        ):
+        if not is_empty(format, entry_load(tree.memory + table + (i << format.entry_shift), format)):
             return True
     return False
 
@@ -178,9 +176,9 @@ cdef void move_publish(Move *op, Range *side, char *slot, uint32_t level, Table 
     side.locked = table
     for i in range(format.entries):
         if first + (i << format.shift) >= side.first and first + (i << format.shift) <= side.last:
-            raw = entry_load(entry, tree.format.shape)
+            raw = entry_load(entry, format)
             if table.level == 1 or classify(&tree.format, table.level, raw) != EMPTY:
-                entry_store_private(entry, raw | frozen_bit(&tree.format, raw), tree.format.shape)
+                entry_store_private(entry, raw | frozen_bit(format, raw), format)
         entry += <uint64_t> 1 << format.entry_shift
     table_publish(tree, slot, level, table)
 
@@ -193,7 +191,7 @@ cdef void move_table(Move *op, uint64_t va, Piece *piece) noexcept nogil:
     cdef char *source = tree.memory + child_offset(tree, 2, piece.raw)
     cdef char *target
     cdef Table *table = op.new.fresh[1]
-    cdef uint64_t raw = entry_load(slot, tree.format.shape), i
+    cdef uint64_t raw = entry_load(slot, &tree.format.level[2]), i
     cdef bint is_fresh = classify_in_block(tree, 2, raw) != TABLE
     if is_fresh:
         op.new.fresh[1] = table.link
@@ -202,13 +200,13 @@ cdef void move_table(Move *op, uint64_t va, Piece *piece) noexcept nogil:
         target = tree.memory + table_offset(tree.block, table)
     else:
         target = tree.memory + child_offset(tree, 2, raw)
-    entry_exchange(piece.slot, tree.format.level[2].empty, tree.format.shape)                   # M3
+    entry_exchange(piece.slot, tree.format.level[2].empty, &tree.format.level[2])                   # M3
     # Until then hardware may set accessed and dirty in the table that it has found.
     flush(tree, op.old.begun, va, piece.last, NO_FLUSH_OF_A_TABLE)
     detach(&op.old, child_offset(tree, 2, piece.raw), 1)
     for i in range(format.entries):
-        raw = entry_load(source + (i << format.entry_shift), tree.format.shape)
-        entry_replace(tree, target + (i << format.entry_shift), raw & ~frozen_bit(&tree.format, raw), is_fresh)
+        raw = entry_load(source + (i << format.entry_shift), format)
+        entry_replace(format, target + (i << format.entry_shift), thawed(format, raw), is_fresh)
     if is_fresh:
         table_publish(tree, slot, 2, table)
     op.moved = True
@@ -217,13 +215,14 @@ cdef void move_table(Move *op, uint64_t va, Piece *piece) noexcept nogil:
 cdef void move_entry(Move *op, uint64_t va, Piece *piece) noexcept nogil:
     """Move a leaf of any size, or software's entry; a huge one keeps its parked tables."""
     cdef Tree *tree = op.tree
+    cdef const LevelFormat *format = &tree.format.level[piece.level]
     cdef char *slot = move_target(op, va + op.distance, piece.level)
-    cdef uint64_t raw = entry_load(slot, tree.format.shape)
+    cdef uint64_t raw = entry_load(slot, format)
     if piece.level > 1 and classify_in_block(tree, piece.level, raw) == TABLE:                  # empty ones
-        entry_exchange(slot, tree.format.level[piece.level].empty, tree.format.shape)
+        entry_exchange(slot, format.empty, format)
         detach(&op.new, child_offset(tree, piece.level, raw), piece.level - 1)
-    raw = entry_exchange(piece.slot, tree.format.level[piece.level].empty, tree.format.shape)   # M3
-    entry_exchange(slot, raw & ~frozen_bit(&tree.format, raw), tree.format.shape)
+    raw = entry_exchange(piece.slot, format.empty, format)   # M3
+    entry_exchange(slot, thawed(format, raw), format)
     op.moved = True
 
 
@@ -237,7 +236,7 @@ cdef bint move_split(Move *op, uint64_t va, Piece *piece) noexcept nogil:
     )
     table = split_table(tree, piece.level, raw, piece.level - 1)
     if table is NULL:
-        entry_exchange(piece.slot, raw, tree.format.shape)
+        entry_exchange(piece.slot, raw, &tree.format.level[piece.level])
         return False
     move_publish(op, &op.old, piece.slot, piece.level, table, va)
     return True

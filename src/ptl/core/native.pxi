@@ -46,7 +46,7 @@ cdef uint32_t ptl_lookup(Tree *tree, uint64_t va, uint64_t *raw) noexcept nogil:
         return 0
     if translate(tree, me, va, &found, REWALKS_MAX) == UNMAPPED_RAW:
         return 0
-    raw[0] = found.raw & ~frozen_bit(&tree.format, found.raw)
+    raw[0] = thawed(&tree.format.level[found.level], found.raw)
     return found.level
 
 
@@ -72,12 +72,12 @@ cdef inline bint is_range(Tree *tree, uint64_t va, uint64_t length) noexcept nog
 
 cdef inline bint holds(Tree *tree, uint32_t level, uint64_t pa) noexcept nogil:
     """Whether a leaf of that level can map this physical address."""
-    return leaf_address(&tree.format.level[level], leaf_make(&tree.format, level, pa, 0)) == pa
+    return leaf_address(&tree.format.level[level], leaf_make(&tree.format.level[level], pa, 0)) == pa
 
 
 cdef int ptl_map(Tree *tree, uint64_t va, uint64_t pa, uint64_t length, uint32_t attributes) noexcept nogil:
     cdef Record *me = record_of(tree.domain)
-    cdef uint64_t bits = attribute_bits(&tree.format, attributes)
+    cdef const LevelFormat *format = &tree.format.level[1]
     cdef Range op
     cdef Found found
     cdef int result
@@ -87,8 +87,9 @@ cdef int ptl_map(Tree *tree, uint64_t va, uint64_t pa, uint64_t length, uint32_t
         not holds(tree, 1, pa + length - span(&tree.format.level[1]))
     ):
         return BAD_ARGUMENT
-    if length == span(&tree.format.level[1]):
-        result = page_map(tree, me, va, leaf_make(&tree.format, 1, pa, bits), &found, REWALKS_MAX)
+    attributes &= (1 << ATTRIBUTES) - 1
+    if length == span(format):
+        result = page_map(tree, me, va, leaf_make(format, pa, attribute_bits(format, attributes)), &found, REWALKS_MAX)
         if result != NO_TABLE:
             return result
     memset(&op, 0, sizeof(Range))
@@ -99,7 +100,6 @@ cdef int ptl_map(Tree *tree, uint64_t va, uint64_t pa, uint64_t length, uint32_t
     op.last = va + (length - 1)
     op.pa_less_va = pa - va
     op.attributes = attributes
-    op.bits = bits
     return range_apply(&op)
 
 

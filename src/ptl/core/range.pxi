@@ -34,7 +34,6 @@ cdef struct Range:
     uint64_t last
     uint64_t pa_less_va         # modulo 2**64; for a move, the distance to the other side
     uint32_t attributes
-    uint64_t bits               # the same, as a leaf holds them
     uint32_t leaf_level         # of the leaves to make, or 0 for the largest that fit
     bint replace
     bint is_gathered            # whether the caller flushes what is gone, later
@@ -116,7 +115,7 @@ cdef void range_count(Range *op, uint32_t level, uint64_t table, int inherited, 
     while True:
         part = min(last, slot_last(format, va))
         if inherited == TABLE:
-            raw = entry_load(slot_of(tree, table, level, va), tree.format.shape)
+            raw = entry_load(slot_of(tree, table, level, va), format)
             state = classify_in_block(tree, level, raw)
         if is_leaf_here(op, level, va, part):
             op.wanted_leaves[level] += 1
@@ -180,7 +179,7 @@ cdef bint range_touches(Range *op, uint64_t table, uint32_t level, uint64_t va, 
         return True
     while True:
         part = min(last, slot_last(format, va))
-        state = classify_in_block(tree, level, entry_load(slot_of(tree, table, level, va), tree.format.shape))
+        state = classify_in_block(tree, level, entry_load(slot_of(tree, table, level, va), format))
         if state != TABLE or detaches(op, level, va, part):
             return True
         if part == last:
@@ -273,7 +272,7 @@ cdef int range_freeze(Range *op, uint64_t table, uint32_t level, uint64_t va, ui
     while True:
         part = min(last, slot_last(format, va))
         slot = slot_of(tree, table, level, va)
-        raw = entry_load(slot, tree.format.shape)
+        raw = entry_load(slot, format)
         state = classify_in_block(tree, level, raw)
         if state == TABLE:
             if not locked and detaches(op, level, va, part):
@@ -287,7 +286,7 @@ cdef int range_freeze(Range *op, uint64_t table, uint32_t level, uint64_t va, ui
             return range_stopped(op, RESTART, va, level, state)
         else:
             if state == HUGE or level == 1 or owns_tables(tree, level, state):
-                raw = entry_freeze(tree, slot)
+                raw = entry_freeze(format, slot)
                 state = classify(&tree.format, level, raw)
             if state == BAD and (op.kind == PROTECT or op.kind == MOVE_FROM or not covers(format, va, part)):
                 result = IS_BAD
@@ -315,12 +314,12 @@ cdef void range_thaw(Range *op, uint64_t table, uint32_t level, uint64_t va, uin
     while True:
         part = min(last, slot_last(format, va))
         slot = slot_of(tree, table, level, va)
-        raw = entry_load(slot, tree.format.shape)
+        raw = entry_load(slot, format)
         state = classify_in_block(tree, level, raw)
         if state == TABLE:
             range_thaw(op, child_offset(tree, level, raw), level - 1, va, part)
-        elif locked and is_frozen(&tree.format, raw) and state != BUSY:
-            entry_thaw(tree, slot)
+        elif locked and is_frozen(format, raw) and state != BUSY:
+            entry_thaw(format, slot)
         if part == last:
             return
         va = part + 1
@@ -340,12 +339,12 @@ cdef void range_commit(
     while True:
         part = min(last, slot_last(format, va))
         slot = slot_of(tree, table, level, va)
-        raw = entry_load(slot, tree.format.shape)
+        raw = entry_load(slot, format)
         state = classify_in_block(tree, level, raw)
         if op.kind == MAP and is_leaf_here(op, level, va, part):
             commit_leaf(op, slot, level, raw, state, va, private)
         elif state == TABLE and detaches(op, level, va, part):
-            entry_replace(tree, slot, format.empty, private)
+            entry_replace(format, slot, format.empty, private)
             detach(op, child_offset(tree, level, raw), level - 1)
         elif state == TABLE:
             range_commit(op, child_offset(tree, level, raw), level - 1, va, part, private)
@@ -353,10 +352,10 @@ cdef void range_commit(
             if op.kind == MAP:
                 commit_fresh(op, slot, level, va, part, private)
             elif level == 1 and not private:
-                entry_thaw(tree, slot)
+                entry_thaw(format, slot)
         elif op.kind == PROTECT and state == SOFT:
             if not private:
-                entry_thaw(tree, slot)
+                entry_thaw(format, slot)
         elif owns_tables(tree, level, state) and (op.kind == MAP or not covers(format, va, part)):
             commit_split(op, slot, level, va, part, private)
         elif op.kind == MAP:                                # software's own, in the way of smaller leaves
@@ -373,19 +372,20 @@ cdef inline void commit_leaf(
 ) noexcept nogil:
     """Put a leaf over all of a slot, whatever is there."""
     cdef Tree *tree = op.tree
-    cdef uint64_t leaf = leaf_make(&tree.format, level, va + op.pa_less_va, op.bits)
+    cdef const LevelFormat *format = &tree.format.level[level]
+    cdef uint64_t leaf = leaf_make(format, va + op.pa_less_va, attribute_bits(format, op.attributes))
     if level == 1:
-        entry_replace(tree, slot, leaf, private)
+        entry_replace(format, slot, leaf, private)
         return
     if not private and state != EMPTY:
-        entry_exchange(slot, tree.format.level[level].busy, tree.format.shape)      # T4: no TLB sees both
+        entry_exchange(slot, format.busy, format)                                       # T4: no TLB sees both
         flush(tree, op.begun, va, slot_end(tree, level, va), NO_FLUSH_BEFORE_A_REPLACEMENT)
     if state == TABLE:
         detach(op, child_offset(tree, level, raw), level - 1)
     elif owns_tables(tree, level, state):
         op.dropped_leaves[level] += 1
     op.parked_leaves[level] -= 1                                                    # the leaf owns them now
-    entry_replace(tree, slot, leaf, private)
+    entry_replace(format, slot, leaf, private)
 
 
 cdef void commit_fresh(
@@ -398,7 +398,7 @@ cdef void commit_fresh(
     table.link = NULL
     table.level = level - 1
     if level == 2 and covers(&tree.format.level[2], va, last):
-        table_fill_leaves(tree, table, 1, va + op.pa_less_va, op.bits)
+        table_fill_leaves(tree, table, 1, va + op.pa_less_va, attribute_bits(&tree.format.level[1], op.attributes))
     else:
         table_fill_empty(tree, table, level - 1)
         range_commit(op, table_offset(tree.block, table), level - 1, va, last, True)
@@ -410,17 +410,18 @@ cdef void commit_split(
 ) noexcept nogil:
     """Split a huge leaf that the range cuts, and change the part inside before anyone sees the smaller leaves."""
     cdef Tree *tree = op.tree
+    cdef const LevelFormat *format = &tree.format.level[level]
     cdef Table *table
     cdef uint64_t raw
     if private:
-        raw = entry_load(slot, tree.format.shape)
+        raw = entry_load(slot, format)
     else:
         raw = slot_invalidate(tree, slot, level)
         flush(tree, op.begun, slot_first(tree, level, va), slot_end(tree, level, va), NO_FLUSH_BEFORE_A_CUT)       # T7
     table = split_table(tree, level, raw, level - 1)
     if table is NULL:                                   # an entry of nobody's making, and no frames: let it be
         if not private:
-            entry_exchange(slot, raw, tree.format.shape)
+            entry_exchange(slot, raw, format)
         return
     range_commit(op, table_offset(tree.block, table), level - 1, va, last, True)
     commit_publish(op, slot, level, table, private)
@@ -431,7 +432,9 @@ cdef inline void commit_publish(Range *op, char *slot, uint32_t level, Table *ta
     if private:
         table_count(tree, table, 1)
         entry_store_private(
-            slot, table_make(&tree.format, level, tree.base + table_offset(tree.block, table)), tree.format.shape
+            slot,
+            table_make(&tree.format.level[level], tree.base + table_offset(tree.block, table)),
+            &tree.format.level[level],
         )
     else:
         table_publish(tree, slot, level, table)
@@ -446,20 +449,20 @@ cdef void commit_covered(
     cdef uint64_t new
     if op.kind == PROTECT:
         if state != HUGE:
-            if not private and is_frozen(&tree.format, raw):
-                entry_thaw(tree, slot)
+            if not private and is_frozen(format, raw):
+                entry_thaw(format, slot)
             return
         while True:         # hardware may set accessed and dirty meanwhile (N2)
-            new = attributes_replaced(&tree.format, raw, op.attributes) & ~tree.format.frozen_present
+            new = attributes_replaced(format, raw, op.attributes) & ~format.frozen_present
             if private:
-                entry_store_private(slot, new, tree.format.shape)
+                entry_store_private(slot, new, format)
                 break
-            if entry_compare_exchange(slot, &raw, new, tree.format.shape):
+            if entry_compare_exchange(slot, &raw, new, format):
                 break
-        if new != raw & ~tree.format.frozen_present:
+        if new != raw & ~format.frozen_present:
             op.changed += span(format)
     else:
-        entry_replace(tree, slot, format.empty, private)
+        entry_replace(format, slot, format.empty, private)
         op.changed += span(format)
         if owns_tables(op.tree, level, state):
             op.dropped_leaves[level] += 1
@@ -473,7 +476,7 @@ cdef void detach(Range *op, uint64_t offset, uint32_t level) noexcept nogil:
     cdef uint64_t raw, i
     cdef int state
     for i in range(format.entries):
-        raw = entry_load(tree.memory + offset + (i << format.entry_shift), tree.format.shape)
+        raw = entry_load(tree.memory + offset + (i << format.entry_shift), format)
         state = classify_in_block(tree, level, raw)
         if state == TABLE:
             detach(op, child_offset(tree, level, raw), level - 1)

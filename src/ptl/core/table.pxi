@@ -66,7 +66,7 @@ cdef object leaf_record(Tree *tree, uint32_t level, uint64_t va, uint64_t raw):
         va & ~(span(format) - 1),
         leaf_address(format, raw),
         span(format),
-        FLAG_TEXT[attributes_of(&tree.format, raw)],
+        FLAG_TEXT[attributes_of(format, raw)],
         level,
         raw,
     )
@@ -102,7 +102,7 @@ cdef void tree_free(Tree *tree, uint64_t offset, uint32_t level) noexcept nogil:
     table.use = TABLE_PRIVATE
     if level > 1:
         for i in range(format.entries):
-            raw = entry_load(tree.memory + offset + (i << format.entry_shift), tree.format.shape)
+            raw = entry_load(tree.memory + offset + (i << format.entry_shift), format)
             state = classify_in_block(tree, level, raw)
             if state == TABLE:
                 tree_free(tree, child_offset(tree, level, raw), level - 1)
@@ -286,7 +286,7 @@ cdef class PageTable:
         table = tree.root
         level = tree.format.levels
         while True:
-            raws[level] = entry_load(slot_of(tree, table, level, address), tree.format.shape)
+            raws[level] = entry_load(slot_of(tree, table, level, address), &tree.format.level[level])
             tables[level] = table
             if classify_in_block(tree, level, raws[level]) != TABLE:
                 break
@@ -325,7 +325,7 @@ cdef class PageTable:
         cdef Found found
         cdef Record *me = own_record(self)
         cdef const LevelFormat *smallest = &self.tree.format.level[1]
-        cdef uint64_t first = canonical(self, va), target = as_address(pa, "pa"), size = span(smallest), bytes
+        cdef uint64_t first = canonical(self, va), target = as_address(pa, "pa"), size = span(smallest), bytes, leaf
         cdef int result = NO_TABLE
         memset(&op, 0, sizeof(Range))
         if page_size is not None:
@@ -340,15 +340,13 @@ cdef class PageTable:
                 f"pa {target:#x} with {bytes:#x} bytes is beyond the {self.arch.pa_bits} bits of {self.arch.name}"
             )
         op.attributes = attributes_asked(self, flags)
-        op.bits = attribute_bits(&self.tree.format, op.attributes)
         if bytes == span(smallest) and not replace:
-            op.bits = leaf_make(&self.tree.format, 1, target, op.bits)
-            result = page_map(self.tree, me, first, op.bits, &found, PATIENCE)
+            leaf = leaf_make(smallest, target, attribute_bits(smallest, op.attributes))
+            result = page_map(self.tree, me, first, leaf, &found, PATIENCE)
             if result == LIVELOCK:
                 with nogil:
-                    result = page_map(self.tree, me, first, op.bits, &found, REWALKS_MAX)
+                    result = page_map(self.tree, me, first, leaf, &found, REWALKS_MAX)
             op.where, op.where_level, op.where_state = first, found.level, found.state
-            op.bits = attribute_bits(&self.tree.format, op.attributes)
         if result == NO_TABLE:
             op.kind = MAP
             op.replace = replace
@@ -429,7 +427,7 @@ cdef class PageTable:
         cdef Found found
         while True:
             find_settled(self, address, &found)
-            old = found.raw & ~frozen_bit(&self.tree.format, found.raw)
+            old = thawed(&self.tree.format.level[found.level], found.raw)
             if change_leaf(self, address, &old, new, 0):
                 return old
 
@@ -447,16 +445,18 @@ cdef class PageTable:
         if len(flag) != 1:
             raise FormatError(f"flag must be one letter of {FLAGS!r}, not {flag!r}")
         letter = FLAGS.find(flag)
-        if letter < 0 or not self.tree.format.mask[letter]:
+        if letter < 0 or not self.tree.format.level[1].attributes.letters >> <uint32_t> letter & 1:
             raise FormatError(f"{self.arch.name} has no bit for flag {flag!r}")
         while True:
             find_settled(self, address, &found)
             if found.state != HUGE:
                 raise PageFault(address, found.level, state_of(found.state))
-            if not attributes_of(&self.tree.format, found.raw) >> letter & 1:
+            if not attributes_of(&self.tree.format.level[found.level], found.raw) >> letter & 1:
                 return False
-            old = found.raw & ~frozen_bit(&self.tree.format, found.raw)
-            if change_leaf(self, address, &old, attribute_cleared(&self.tree.format, old, letter), 0):
+            old = thawed(&self.tree.format.level[found.level], found.raw)
+            if change_leaf(
+                self, address, &old, attribute_cleared(&self.tree.format.level[found.level], old, letter), found.level
+            ):
                 return True
 
     # -- the fallible map and lock
@@ -813,7 +813,7 @@ cdef bint change_leaf(PageTable pt, uint64_t va, uint64_t *expected, uint64_t de
             return False
         if level > 1 and found.state != HUGE and not is_soft_leaf(pt.tree, &found):
             raise PageFault(va, level, state_of(found.state))
-        if found.raw & ~frozen_bit(&pt.tree.format, found.raw) != expected[0] and is_settable_somewhere(pt.tree, desired):
+        if thawed(&pt.tree.format.level[level], found.raw) != expected[0] and is_settable_somewhere(pt.tree, desired):
             return False                            # an entry for another level is no error, if that level was meant
         check_settable(pt, level, desired)
         old = expected[0]
@@ -855,11 +855,11 @@ cdef int check_table(PageTable pt, uint64_t offset, uint32_t level, uint64_t va,
     )
     broken(table.pins < 1 << 31, "I7", f"{where} has {table.pins} pins")
     for i in range(format.entries):
-        raw = entry_load(tree.memory + offset + (i << format.entry_shift), tree.format.shape)
-        if raw == format.empty:
+        raw = entry_load(tree.memory + offset + (i << format.entry_shift), format)
+        if is_empty(format, raw) and not is_frozen(format, raw):
             continue
         state = classify_in_block(tree, level, raw)
-        if is_frozen(&tree.format, raw) or state == INVALID or state == BAD or state == BUSY:
+        if is_frozen(format, raw) or state == INVALID or state == BAD or state == BUSY:
             raise InvariantError(f"I1: entry {i} of {where} holds {raw:#x}: {state_of(state).name} or frozen, at rest")
         if state == TABLE:
             check_table(pt, child_offset(tree, level, raw), level - 1, va + (i << format.shift), seen, parked)
@@ -881,12 +881,12 @@ cdef int dump_table(PageTable pt, uint64_t offset, uint32_t level, uint64_t va, 
     for i in range(format.entries + 1):
         raw = format.empty
         if i < format.entries:
-            raw = entry_load(tree.memory + offset + (i << format.entry_shift), tree.format.shape)
+            raw = entry_load(tree.memory + offset + (i << format.entry_shift), format)
         state = classify_in_block(tree, level, raw)
         first = sign_extend(&tree.format, va + (i << format.shift))
         if run is not None:
             start, end, pa, flags = run
-            if state == HUGE and flags == FLAG_TEXT[attributes_of(&tree.format, raw)] and (
+            if state == HUGE and flags == FLAG_TEXT[attributes_of(format, raw)] and (
                 leaf_address(format, raw) == pa + (end - start)
             ):
                 run = start, end + span(format), pa, flags
@@ -895,7 +895,7 @@ cdef int dump_table(PageTable pt, uint64_t offset, uint32_t level, uint64_t va, 
             lines.append(f"{indent}{start:#x}-{end:#x} -> {pa:#x} {flags} {(end - start) // size} x {size:#x}")
             run = None
         if state == HUGE:
-            run = first, first + span(format), leaf_address(format, raw), FLAG_TEXT[attributes_of(&tree.format, raw)]
+            run = first, first + span(format), leaf_address(format, raw), FLAG_TEXT[attributes_of(format, raw)]
         elif state == TABLE:
             lines.append(f"{indent}{first:#x} level {level - 1} table at {tree.base + child_offset(tree, level, raw):#x}")
             dump_table(pt, child_offset(tree, level, raw), level - 1, va + (i << format.shift), lines)
@@ -1007,15 +1007,21 @@ cdef frozenset ADDRESS_FORMATS = frozenset((b"Q", b"q", b"L", b"l", b"N", b"n", 
 
 cdef uint64_t as_entry(Tree *tree, object value) except? 1:
     cdef uint64_t raw = as_count(value, "entry")
-    if tree.format.level[1].entry_shift == 2 and raw >> 32:
-        raise FormatError(f"entry {raw:#x} does not fit 4 bytes")
-    return raw
+    cdef uint32_t level
+    for level in range(1, tree.format.levels + 1):
+        if fits(&tree.format.level[level], raw):
+            return raw
+    raise FormatError(f"entry {raw:#x} does not fit 4 bytes")
+
+
+cdef inline bint fits(const LevelFormat *level, uint64_t raw) noexcept nogil:
+    return level.entry_shift == 3 or raw >> 32 == 0
 
 
 cdef bint is_settable(Tree *tree, uint32_t level, uint64_t raw) noexcept nogil:
     """Only what leaves a slot in the same kind of state may be stored by hand."""
     cdef int state = classify(&tree.format, level, raw)
-    if is_frozen(&tree.format, raw):
+    if is_frozen(&tree.format.level[level], raw) or not fits(&tree.format.level[level], raw):
         return False
     if state == SOFT:
         return tree.format.level[level].has_leaf and soft_run_fits(&tree.format, level, raw)
@@ -1033,7 +1039,7 @@ cdef bint is_settable_somewhere(Tree *tree, uint64_t raw) noexcept nogil:
 cdef int check_settable(PageTable pt, uint32_t level, uint64_t raw) except -1:
     if not is_settable(pt.tree, level, raw):
         state = state_of(classify(&pt.tree.format, level, raw)).name
-        frozen = " and frozen" if is_frozen(&pt.tree.format, raw) else ""
+        frozen = " and frozen" if is_frozen(&pt.tree.format.level[level], raw) else ""
         if state == "SOFT" and not frozen and pt.tree.format.level[level].has_leaf:
             raise FormatError(f"entry {raw:#x} has no offsets left for all pages of level {level}")
         needed = "a leaf or a software entry" if level > 1 else "a leaf, a software entry or an empty one"

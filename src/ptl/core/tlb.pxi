@@ -151,25 +151,24 @@ cdef int cache_find(
         return MISS
     if cache.check and is_stale(cache, tree, me, va, found[0]):
         return STALE
-    if not allows(format, found[0].raw, needs):
+    if not allows(&format.level[found[0].level], found[0].raw, needs):
         found[0].level = 0                          # the table may grant more by now: as hardware does, look
         return MISS
     return HIT
 
 
-cdef inline bint allows(const Format *format, uint64_t raw, uint32_t needs) noexcept nogil:
+cdef inline bint allows(const LevelFormat *format, uint64_t raw, uint32_t needs) noexcept nogil:
     """Whether a translation serves that access as it is; one that has not seen a store yet does not serve a store."""
-    if needs & ~attributes_of(format, raw):
+    cdef uint32_t granted = attributes_of(format, raw)
+    if needs & ~granted:
         return False
-    return not needs & ACCESS_WRITE or (
-        format.mask[LETTER_DIRTY] == 0 or attributes_of(format, raw) >> LETTER_DIRTY & 1
-    )
+    return not needs & ACCESS_WRITE or (granted | ~format.attributes.letters) >> LETTER_DIRTY & 1
 
 
 cdef bint is_stale(Cache *cache, Tree *tree, Record *me, uint64_t va, const Translation *place) noexcept nogil:
     """Whether a hit grants what the table does not, and no change is in flight that could explain it (B3)."""
     cdef const LevelFormat *level = &tree.format.level[place.level]
-    cdef uint32_t granted = attributes_of(&tree.format, place.raw) & GRANTS
+    cdef uint32_t granted = attributes_of(level, place.raw) & GRANTS
     cdef uint64_t done
     cdef Found found
     section_enter(me)
@@ -177,7 +176,7 @@ cdef bint is_stale(Cache *cache, Tree *tree, Record *me, uint64_t va, const Tran
     section_leave(me)
     if found.state == HUGE and found.level == place.level and (
         leaf_address(level, found.raw) == leaf_address(level, place.raw)
-        and not granted & ~attributes_of(&tree.format, found.raw)
+        and not granted & ~attributes_of(level, found.raw)
     ):
         return False
     # Acquire, partner: change_begin. A change that the walk saw, and that has not flushed this cache, which we hold, has
@@ -193,12 +192,13 @@ cdef int cache_fill(
     Cache *cache, Tree *tree, Record *me, uint32_t asid, uint64_t va, uint32_t needs, Translation **place, Found *found
 ) noexcept nogil:
     """Walk as hardware does, set accessed and dirty, and remember the leaf; under the lock."""
-    cdef const Format *format = &tree.format
+    cdef const LevelFormat *format
     cdef uint64_t raw, marked
     cdef int result = MISS
     section_enter(me)
     while result == MISS:
         walk(tree, va, 1, found)
+        format = &tree.format.level[found.level]
         if found.state == BUSY or found.state == INVALID:
             result = WAIT
         elif found.state != HUGE:
@@ -207,16 +207,17 @@ cdef int cache_fill(
             result = DENIED
         else:
             raw = found.raw
-            marked = raw & ~format.mask[LETTER_ACCESSED] | format.yes[LETTER_ACCESSED]
+            marked = attributes_of(format, raw) | 1 << LETTER_ACCESSED
             if needs & ACCESS_WRITE:
-                marked = marked & ~format.mask[LETTER_DIRTY] | format.yes[LETTER_DIRTY]
+                marked |= 1 << LETTER_DIRTY
+            marked = attributes_set(format, raw, <uint32_t> marked)
             # Frozen or not: hardware does not know that bit. A failure is somebody else's change.
-            if marked == raw or entry_compare_exchange(found.slot, &raw, marked, format.shape):
+            if marked == raw or entry_compare_exchange(found.slot, &raw, marked, format):
                 result = HIT
     section_leave(me)
     if result == HIT:
-        place[0] = cache_victim(cache, va >> format.level[found.level].shift)
-        place[0].va = va & ~(span(&format.level[found.level]) - 1)
+        place[0] = cache_victim(cache, va >> format.shift)
+        place[0].va = va & ~(span(format) - 1)
         place[0].raw = marked & ~format.frozen_present
         place[0].asid = asid
         place[0].arch = tree.arch

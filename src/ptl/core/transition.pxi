@@ -104,17 +104,18 @@ cdef void table_fill_empty(Tree *tree, Table *table, uint32_t level) noexcept no
         memset(entry, 0, format.table_bytes)
         return
     for i in range(format.entries):
-        entry_store_private(entry + (i << format.entry_shift), format.empty, tree.format.shape)
+        entry_store_private(entry + (i << format.entry_shift), format.empty, format)
 
 
 cdef void table_fill_leaves(Tree *tree, Table *table, uint32_t level, uint64_t pa, uint64_t bits) noexcept nogil:
     """Make a private table one of that level, full of leaves that map a run of frames."""
     cdef const LevelFormat *format = &tree.format.level[level]
     cdef char *entry = tree.memory + table_offset(tree.block, table)
-    cdef uint64_t raw = leaf_make(&tree.format, level, pa, bits), step = span(format) >> format.address_shift, i
+    cdef uint64_t raw = leaf_make(format, pa, bits), step = span(format) >> format.address_shift, i
     table.level = level
+    step |= step << format.copy_shift
     for i in range(format.entries):
-        entry_store_private(entry, raw, tree.format.shape)
+        entry_store_private(entry, raw, format)
         entry += <uint64_t> 1 << format.entry_shift
         raw += step
 
@@ -130,7 +131,8 @@ cdef inline void table_count(Tree *tree, Table *table, int64_t one) noexcept nog
 cdef inline void table_publish(Tree *tree, char *slot, uint32_t level, Table *table) noexcept nogil:
     """Let the slot name a complete private table."""
     table_count(tree, table, 1)
-    entry_exchange(slot, table_make(&tree.format, level, tree.base + table_offset(tree.block, table)), tree.format.shape)
+    cdef const LevelFormat *format = &tree.format.level[level]
+    entry_exchange(slot, table_make(format, tree.base + table_offset(tree.block, table)), format)
 
 
 cdef inline void table_retire(Tree *tree, Table *table) noexcept nogil:
@@ -240,8 +242,8 @@ cdef Table *branch_make(Tree *tree, uint64_t va, uint32_t level) noexcept nogil:
         if below is not NULL:
             entry_store_private(
                 slot_of(tree, table_offset(tree.block, table), number, va),
-                table_make(&tree.format, number, tree.base + table_offset(tree.block, below)),
-                tree.format.shape,
+                table_make(&tree.format.level[number], tree.base + table_offset(tree.block, below)),
+                &tree.format.level[number],
             )
         below = table
     return table
@@ -252,7 +254,7 @@ cdef Table *branch_below(Tree *tree, uint64_t va, Table *table) noexcept nogil:
     cdef uint64_t raw
     if table.level == 1:
         return NULL
-    raw = entry_load(slot_of(tree, table_offset(tree.block, table), table.level, va), tree.format.shape)
+    raw = entry_load(slot_of(tree, table_offset(tree.block, table), table.level, va), &tree.format.level[table.level])
     return table_of(tree.block, child_offset(tree, table.level, raw))
 
 
@@ -288,7 +290,7 @@ cdef bint looks_empty(Tree *tree, uint64_t table, uint32_t level) noexcept nogil
     cdef char *entry = tree.memory + table
     cdef uint64_t i
     for i in range(format.entries):
-        if entry_load(entry + (i << format.entry_shift), tree.format.shape) != format.empty:
+        if not is_empty(format, entry_load(entry + (i << format.entry_shift), format)):
             return False
     return True
 
@@ -327,13 +329,13 @@ cdef int retract(Tree *tree, Record *me, uint64_t va, uint32_t level, Found *fou
     critical_enter(me)
     entries = tree.memory + table_offset(tree.block, child)
     for i in range(0 if is_faulty(RETRACT_TRUSTS_ITS_LOOK) else below.entries):                 # T3
-        if entry_freeze(tree, entries + (i << below.entry_shift)) & ~tree.format.frozen_absent != below.empty:
+        if not is_empty(below, entry_freeze(below, entries + (i << below.entry_shift))):
             thaw_entries(tree, entries, level - 1, i + 1)
             result = NOT_EMPTY
             break
     if result == DONE:
         begun = change_begin(tree)
-        entry_exchange(found.slot, tree.format.level[level].empty, tree.format.shape)
+        entry_exchange(found.slot, tree.format.level[level].empty, &tree.format.level[level])
         flush(tree, begun, slot_first(tree, level, va), slot_end(tree, level, va), NO_FLUSH_OF_A_RETRACT)
         change_end(tree, begun)
         fetch_add_relaxed_64(&tree.retracts, 1)
@@ -349,7 +351,7 @@ cdef int retract(Tree *tree, Record *me, uint64_t va, uint32_t level, Found *fou
 cdef void thaw_entries(Tree *tree, char *entries, uint32_t level, uint64_t count) noexcept nogil:
     cdef uint64_t i
     for i in range(count):
-        entry_thaw(tree, entries + (i << tree.format.level[level].entry_shift))
+        entry_thaw(&tree.format.level[level], entries + (i << tree.format.level[level].entry_shift))
 
 
 # -- collapse ---------------------------------------------------------------------------------------------------------
@@ -429,7 +431,7 @@ cdef void pages_return(Tree *tree, char *entries, uint32_t level) noexcept nogil
     cdef const LevelFormat *format = &tree.format.level[level]
     cdef uint64_t i, raw
     for i in range(format.entries):
-        raw = entry_load(entries + (i << format.entry_shift), tree.format.shape)
+        raw = entry_load(entries + (i << format.entry_shift), format)
         if is_leaf(format, raw):
             run_return(tree, level, leaf_address(format, raw))
 
@@ -437,12 +439,12 @@ cdef void pages_return(Tree *tree, char *entries, uint32_t level) noexcept nogil
 cdef int collapse_locked(
     Tree *tree, uint64_t va, char *slot, uint32_t level, const Collapse *how, char *entries
 ) noexcept nogil:
-    cdef const Format *format = &tree.format
-    cdef const LevelFormat *below = &format.level[level - 1]
+    cdef const LevelFormat *format = &tree.format.level[level]
+    cdef const LevelFormat *below = &tree.format.level[level - 1]
     cdef uint64_t i, raw = 0, first = 0, first_va = slot_first(tree, level, va), last_va = slot_end(tree, level, va)
-    cdef uint64_t denied = format.no[LETTER_ACCESSED] | format.no[LETTER_DIRTY], seen = 0
-    cdef bint begun
     cdef uint64_t holes = 0
+    cdef uint32_t attributes, used
+    cdef bint begun
     cdef int result = collapse_decide(tree, entries, level, how, &first, &holes)
     if result != DONE:
         return result
@@ -454,17 +456,18 @@ cdef int collapse_locked(
         withhold_write(tree, entries, level - 1)                                        # T6
         flush(tree, begun, first_va, last_va, NO_FLUSH_BEFORE_A_COPY)
         copy_frames(tree, entries, level - 1, how.pa)
-    entry_exchange(slot, format.level[level].busy, format.shape)                        # T4
+    entry_exchange(slot, format.busy, format)                                           # T4
     flush(tree, begun, first_va, last_va, NO_FLUSH_BEFORE_A_HUGE_LEAF)
+    attributes = attributes_of(below, first)
+    used = attributes & USED
     for i in range(below.entries):                                                      # T5
-        raw = entry_load(entries + (i << below.entry_shift), format.shape)
-        if is_leaf(below, raw):
-            seen |= raw ^ denied
-    raw = leaf_bits(below, first) & ~used_bits(format) | denied ^ seen & used_bits(format)
-    if how.is_given:
-        raw = attributes_replaced(format, raw, how.attributes)
-    raw = leaf_make(format, level, leaf_address(below, first) if how.pa == UNMAPPED_RAW else how.pa, raw)
-    entry_exchange(slot, raw, format.shape)
+        raw = entry_load(entries + (i << below.entry_shift), below)
+        if (raw ^ first) & below.attributes.mask and is_leaf(below, raw):
+            used |= attributes_of(below, raw) & USED
+    raw = attributes_set(below, first, (how.attributes if how.is_given else attributes) | used)
+    raw = bits_on(below, format, raw)
+    raw = leaf_make(format, leaf_address(below, first) if how.pa == UNMAPPED_RAW else how.pa, raw)
+    entry_exchange(slot, raw, format)
     change_end(tree, begun)
     return DONE
 
@@ -479,17 +482,17 @@ cdef int collapse_decide(
     cdef const Format *format = &tree.format
     cdef const LevelFormat *below = &format.level[level - 1]
     cdef bint in_place = how.pa == UNMAPPED_RAW
-    cdef uint64_t aside = below.leaf_address_mask | used_bits(format)
+    cdef uint64_t aside = below.leaf_address_mask | below.high_mask | below.attributes.used_mask
     cdef uint64_t i, raw
     cdef int state, result = DONE
     for i in range(below.entries):
-        raw = entry_freeze(tree, entries + (i << below.entry_shift))
+        raw = entry_freeze(below, entries + (i << below.entry_shift))
         if is_leaf(below, raw):
             if holes[0] == i:
                 first[0] = raw
             if in_place and leaf_address(below, raw) != leaf_address(below, first[0]) + i * span(below):
                 result = NOT_CONTIGUOUS
-            elif not how.is_given and (raw ^ first[0]) & ~aside:
+            elif not how.is_given and (raw ^ first[0]) & ~aside and differ(below, raw, first[0]):
                 result = MIXED_FLAGS
             elif in_place and leaf_address(below, first[0]) & (span(&format.level[level]) - 1):
                 result = NOT_CONTIGUOUS
@@ -506,9 +509,11 @@ cdef int collapse_decide(
     return result
 
 
-cdef inline uint64_t used_bits(const Format *format) noexcept nogil:
-    """Accessed and dirty, which a collapse merges: one bit each, wherever it is and whatever it means when 0."""
-    return format.mask[LETTER_ACCESSED] | format.mask[LETTER_DIRTY]
+cdef bint differ(const LevelFormat *level, uint64_t raw, uint64_t other) noexcept nogil:
+    """Whether two leaves differ in more than their addresses and what a collapse merges, accessed and dirty."""
+    if (raw ^ other) & ~(level.leaf_address_mask | level.high_mask | level.attributes.mask):
+        return True
+    return (attributes_of(level, raw) ^ attributes_of(level, other)) & ~<uint32_t> USED != 0
 
 
 cdef inline int why_not_full(int state) noexcept nogil:
@@ -524,12 +529,12 @@ cdef void withhold_write(Tree *tree, char *entries, uint32_t level) noexcept nog
     cdef const LevelFormat *format = &tree.format.level[level]
     cdef char *entry
     cdef uint64_t i
-    if tree.format.mask[LETTER_WRITE] == 0:
+    if not format.attributes.letters >> LETTER_WRITE & 1:
         return
     for i in range(format.entries):
         entry = entries + (i << format.entry_shift)
-        if is_leaf(format, entry_load(entry, tree.format.shape)):
-            entry_withhold(tree, entry, LETTER_WRITE)
+        if is_leaf(format, entry_load(entry, format)):
+            entry_withhold(format, entry, LETTER_WRITE)
 
 
 cdef void copy_frames(Tree *tree, char *entries, uint32_t level, uint64_t pa) noexcept nogil:
@@ -540,7 +545,7 @@ cdef void copy_frames(Tree *tree, char *entries, uint32_t level, uint64_t pa) no
         target = pa + i * length
         if not is_data(tree.block, target, length):
             continue
-        raw = entry_load(entries + (i << format.entry_shift), tree.format.shape)
+        raw = entry_load(entries + (i << format.entry_shift), format)
         source = leaf_address(format, raw)
         if not is_leaf(format, raw):
             memset(tree.memory + (target - tree.base), 0, length)
@@ -592,7 +597,7 @@ cdef int split_slot(Tree *tree, char *slot, uint32_t level, uint32_t target, uin
     if table is not NULL:
         table_publish(tree, slot, level, table)
     else:
-        entry_exchange(slot, raw, tree.format.shape)        # foreign, and no frames: as it was
+        entry_exchange(slot, raw, &tree.format.level[level])        # foreign, and no frames: as it was
     change_end(tree, begun)
     return DONE if table is not NULL else NO_FRAMES
 
@@ -600,14 +605,14 @@ cdef int split_slot(Tree *tree, char *slot, uint32_t level, uint32_t target, uin
 cdef uint64_t slot_invalidate(Tree *tree, char *slot, uint32_t level) noexcept nogil:
     """HUGE to INVALID (T4), or SOFT to frozen; returns the entry as it was, with its last accessed and dirty."""
     cdef const LevelFormat *format = &tree.format.level[level]
-    cdef uint64_t raw = entry_load(slot, tree.format.shape), final
+    cdef uint64_t raw = entry_load(slot, format), final
     # Ends: a failure is a change of flags by another thread, a migration, or of accessed and dirty by hardware.
     while True:
-        final = raw | frozen_bit(&tree.format, raw)
+        final = raw | frozen_bit(format, raw)
         if is_leaf(format, raw):
             final = raw & ~format.invalid_clear | format.invalid_set
-        if entry_compare_exchange(slot, &raw, final, tree.format.shape):
-            return raw & ~frozen_bit(&tree.format, raw)
+        if entry_compare_exchange(slot, &raw, final, format):
+            return thawed(format, raw)
 
 
 cdef Table *split_table(Tree *tree, uint32_t level, uint64_t raw, uint32_t target) noexcept nogil:
@@ -627,34 +632,34 @@ cdef Table *split_table(Tree *tree, uint32_t level, uint64_t raw, uint32_t targe
     if is_leaf(&tree.format.level[level], raw):
         table_fill_leaves(
             tree, table, level - 1, leaf_address(&tree.format.level[level], raw),
-            leaf_bits(&tree.format.level[level], raw),
+            bits_on(&tree.format.level[level], below, raw),
         )
     else:
-        table_fill_soft(tree, table, level - 1, raw)
+        table_fill_soft(tree, table, level - 1, thawed(&tree.format.level[level], raw))
     if level - 1 == target:
         return table
     for i in range(below.entries):
-        child = split_table(tree, level - 1, entry_load(entry, tree.format.shape), target)
+        child = split_table(tree, level - 1, entry_load(entry, below), target)
         if child is NULL:
             private_return(tree, table)
             return NULL
         table_count(tree, child, 1)
         entry_store_private(
-            entry, table_make(&tree.format, level - 1, tree.base + table_offset(tree.block, child)), tree.format.shape
+            entry, table_make(below, tree.base + table_offset(tree.block, child)), below
         )
         entry += <uint64_t> 1 << below.entry_shift
     return table
 
 
 cdef void table_fill_soft(Tree *tree, Table *table, uint32_t level, uint64_t raw) noexcept nogil:
-    """Make a private table one of that level, full of software's entries for a run of pages."""
+    """Make a private table one of that level, full of software's entries for the pages of one of the level above."""
     cdef const LevelFormat *format = &tree.format.level[level]
     cdef char *entry = tree.memory + table_offset(tree.block, table)
     cdef uint64_t i, pages = span(format) >> tree.format.level[1].shift
     table.level = level
     for i in range(format.entries):
         entry_store_private(
-            entry + (i << format.entry_shift), soft_advanced(&tree.format, raw, i * pages), tree.format.shape
+            entry + (i << format.entry_shift), soft_part(&tree.format.level[level + 1], format, raw, i * pages), format
         )
 
 
@@ -663,7 +668,7 @@ cdef void private_return(Tree *tree, Table *table) noexcept nogil:
     cdef const LevelFormat *format = &tree.format.level[table.level]
     cdef uint64_t offset = table_offset(tree.block, table), raw, i
     for i in range(format.entries):
-        raw = entry_load(tree.memory + offset + (i << format.entry_shift), tree.format.shape)
+        raw = entry_load(tree.memory + offset + (i << format.entry_shift), format)
         if table.level > 1 and classify_in_block(tree, table.level, raw) == TABLE:
             table_count(tree, table_of(tree.block, child_offset(tree, table.level, raw)), -1)
             private_return(tree, table_of(tree.block, child_offset(tree, table.level, raw)))

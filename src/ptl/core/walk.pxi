@@ -71,10 +71,13 @@ cdef inline void walk_shaped(Tree *tree, uint64_t va, uint32_t stop, Found *foun
     while True:
         level = &tree.format.level[number]
         slot = tree.memory + table + ((va >> level.shift & level.index_mask) << level.entry_shift)
-        raw = entry_load(slot, shape)                                   # W1
+        raw = load_shaped(slot, level.shape if shape == MIXED else shape)       # W1
         if raw & level.table_mask != level.table_value or number == stop:
             break
-        below = entry_address(level, raw) - tree.base
+        if shape == MIXED:
+            below = entry_address(level, raw) - tree.base
+        else:                                                           # an address in one piece
+            below = ((raw & level.address_mask) << level.address_shift) - tree.base
         if below > tree.limit[number - 1]:                              # W2
             break
         table = below
@@ -97,8 +100,10 @@ cdef inline void walk(Tree *tree, uint64_t va, uint32_t stop, Found *found) noex
         walk_shaped(tree, va, stop, found, NATIVE_32)
     elif tree.format.shape == SWAPPED_64:
         walk_shaped(tree, va, stop, found, SWAPPED_64)
-    else:
+    elif tree.format.shape == SWAPPED_32:
         walk_shaped(tree, va, stop, found, SWAPPED_32)
+    else:
+        walk_shaped(tree, va, stop, found, MIXED)
 
 
 cdef int classify_in_block(Tree *tree, uint32_t level, uint64_t raw) noexcept nogil:

@@ -146,9 +146,9 @@ class Memory:
         """The entry of that kind."""
         return self.arch.encode_soft(kind, offset)
 
-    def absent_frames(self, kind: Kind, pa: int) -> int:
-        """The entry of a kind whose offset is a frame number."""
-        return self.arch.encode_soft(kind, pa // self.page)
+    def absent_frames(self, kind: Kind, pa: int, level: int) -> int:
+        """The entry of a kind whose offset is a frame number, for that level."""
+        return self.arch.encode_soft(kind, pa // self.page, level)
 
     def release(self, raw: int, level: int) -> None:
         """Let go of what an entry owned that was taken out of a table."""
@@ -158,7 +158,7 @@ class Memory:
             assert entry.pa is not None
             self.free(entry.pa, size)
         elif entry.state is State.SOFT:
-            soft = self.arch.decode_soft(raw)
+            soft = self.arch.decode_soft(raw, level)
             if soft.type in FRAME_KINDS:
                 self.free(soft.offset * self.page, size)
             elif soft.type == Kind.SWAP:
@@ -171,7 +171,7 @@ class Memory:
         if entry.state is State.HUGE:
             assert entry.pa is not None
             return self.share(entry.pa, size)
-        soft = self.arch.decode_soft(raw)
+        soft = self.arch.decode_soft(raw, level)
         if soft.type in FRAME_KINDS:
             return self.share(soft.offset * self.page, size)
         return soft.type != Kind.SWAP or self.swap.use(soft.offset) is not None

@@ -178,7 +178,7 @@ class Handler:
     # -- something of our own
 
     def _return(self, mapping: Mapping, va: int, level: int, raw: int, access: str, user: bool) -> Fault | None:
-        soft = self.pt.arch.decode_soft(raw)
+        soft = self.pt.arch.decode_soft(raw, level)
         if soft.type == Kind.SWAP:
             return self._swap_in(mapping, va, raw, soft.offset)
         if soft.type == Kind.MIGRATION:

@@ -274,7 +274,7 @@ class AddressSpace:
     def _is_resident(self, va: int) -> bool:
         step = self.pt.walk(va).steps[-1]
         if step.state is State.SOFT:
-            return self.pt.arch.decode_soft(step.raw).type in FRAME_KINDS
+            return self.pt.arch.decode_soft(step.raw, step.level).type in FRAME_KINDS
         return step.state in (State.HUGE, State.INVALID)
 
     def fork(self) -> AddressSpace:
@@ -325,7 +325,11 @@ class AddressSpace:
         else:
             size = self.pt.arch.level(level).span
             self.pt.map(
-                va, self.pt.arch.decode_soft(raw).offset * self._page, size, self._handler.flags("r"), page_size=size
+                va,
+                self.pt.arch.decode_soft(raw, level).offset * self._page,
+                size,
+                self._handler.flags("r"),
+                page_size=size,
             )
             self.pt.exchange(va, raw)
 
@@ -375,7 +379,7 @@ class AddressSpace:
         """Make small pages of a huge page, or of an entry in place of one."""
         if step.level > 1 and step.state is State.SOFT:
             size = self.pt.arch.level(step.level).span
-            self.memory.split(self.pt.arch.decode_soft(step.raw).offset * self._page, size)
+            self.memory.split(self.pt.arch.decode_soft(step.raw, step.level).offset * self._page, size)
             self.pt.split(va, self._page)
         elif step.level > 1 and step.state is not State.EMPTY:
             self._handler.split(va)
@@ -426,7 +430,7 @@ class AddressSpace:
         entry = arch.decode(raw, level)
         size = arch.level(level).span
         if entry.state is State.SOFT:
-            soft = arch.decode_soft(raw)
+            soft = arch.decode_soft(raw, level)
             if soft.type != Kind.NO_ACCESS or not prot:
                 return None
             pa, used = soft.offset * self._page, ""
@@ -434,7 +438,7 @@ class AddressSpace:
             assert entry.pa is not None
             pa, used = entry.pa, "".join(set(entry.flags) & set("ad") & set(arch.flags))
         if not prot:
-            return self.memory.absent_frames(Kind.NO_ACCESS, pa)
+            return self.memory.absent_frames(Kind.NO_ACCESS, pa, level)
         writable = "w" in prot and not self.memory.is_shared(pa, size)
         return arch.encode(pa, self._handler.flags(prot, writable=writable) + used, level)
 
@@ -615,7 +619,7 @@ class AddressSpace:
         """Swap in what is swapped out of a region; False when something else is not present."""
         for page, level, raw in self._entries(va, va + self._huge):
             if self.pt.arch.decode(raw, level).state is State.SOFT:
-                if self.pt.arch.decode_soft(raw).type != Kind.SWAP:
+                if self.pt.arch.decode_soft(raw, level).type != Kind.SWAP:
                     return False
                 self._handler.resolve(mapping, page, next(iter(mapping.prot)), True)
         return True
@@ -684,7 +688,7 @@ class AddressSpace:
             return None
         entry = self.pt.arch.decode(step.raw, level)
         assert entry.pa is not None
-        waiting = self.memory.absent_frames(Kind.MIGRATION, entry.pa)
+        waiting = self.memory.absent_frames(Kind.MIGRATION, entry.pa, level)
         if not self.pt.compare_exchange(va, step.raw, waiting, level=level):
             return None
         return step.raw, waiting, entry.pa
@@ -729,7 +733,7 @@ class AddressSpace:
                 raise AssertionError(f"va {va:#x} holds {entry} outside every mapping")
             pa = entry.pa
             if entry.state is State.SOFT:
-                soft = self.pt.arch.decode_soft(raw)
+                soft = self.pt.arch.decode_soft(raw, level)
                 places.update([soft.offset] if soft.type == Kind.SWAP else [])
                 pa = soft.offset * self._page if soft.type in FRAME_KINDS else None
             elif not mapping.prot or set(entry.flags) & set("rwxu") - self._grantable(mapping.prot):

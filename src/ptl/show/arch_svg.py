@@ -44,7 +44,7 @@ def render(arch: Arch) -> str:
     """An SVG document, complete by itself."""
     drawn = rulers(arch)
     used = {field.part for ruler in drawn for field in ruler.fields}
-    bits = max(8 * arch.entry_bytes, drawn[0].fields[0].high + 1)
+    bits = max(ruler.fields[0].high + 1 for ruler in drawn)
     width = max(bits * BIT, NARROWEST) + 2 * MARGIN
     rows = [(ruler.title, _cells(ruler.fields, bits)) for ruler in drawn]
     environment = Environment(

@@ -37,7 +37,7 @@ def table(archs: Iterable[Arch]) -> Table:
     """A row for each architecture; VA and PA are widths in bits."""
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     shown.add_column("name", no_wrap=True)
-    for heading in ("levels", "VA", "PA"):
+    for heading in ("lv", "VA", "PA"):
         shown.add_column(heading, justify="right")
     for heading in ("page sizes", "entry", "walker", "verified by"):
         shown.add_column(heading)
@@ -50,7 +50,7 @@ def table(archs: Iterable[Arch]) -> Table:
             str(arch.va_bits),
             str(arch.pa_bits),
             " ".join(size(each).replace(" ", "").removesuffix("iB") for each in arch.page_sizes),
-            f"{arch.entry_bytes} B {arch.byte_order}",
+            f"{arch.entry_bytes}B {arch.byte_order}",
             arch.walker,
             ", ".join(arch.verified_by) or "-",
         )

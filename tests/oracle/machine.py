@@ -1,0 +1,63 @@
+"""Which emulated CPU judges which architecture; and a machine of one: a page table, and a core for each mode."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import mmu
+from arm_cpu import Arm64, ArmLpae
+
+import ptl
+
+RAM = 64 * mmu.MIB
+
+
+@dataclass(frozen=True)
+class Board:
+    """What a machine of an architecture is made of. RAM begins on a multiple of the largest page."""
+
+    cpu: type[mmu.Cpu]
+    ram_base: int
+    pa_bits: int
+    """How wide physical addresses may be here."""
+
+
+BOARDS = {
+    "arm_lpae": Board(ArmLpae, 0x4000_0000, 32),
+    **dict.fromkeys(("arm64_4k", "arm64_4k_va39", "arm64_16k", "arm64_64k"), Board(Arm64, 0x10_0000_0000, 44)),
+    "x86_64": Board(mmu.X86, 0x1_0000_0000, 40),
+    "x86_64_la57": Board(mmu.X86, 0xFF_0000_0000, 40),
+    "i386": Board(mmu.I386, 0x4000_0000, 32),
+    "i386_pae": Board(mmu.I386Pae, 0x4000_0000, 40),
+    "riscv_sv32": Board(mmu.Riscv32, 0x8000_0000, 32),
+    "riscv_sv39": Board(mmu.Riscv, 0x8000_0000, 56),
+    "riscv_sv48": Board(mmu.Riscv, 0x8000_0000, 56),
+    "riscv_sv57": Board(mmu.Riscv, 0x8000_0000, 56),
+}
+
+
+class Machine:
+    """A page table in RAM of its own, and one core for each mode of its architecture."""
+
+    def __init__(self, arch: str) -> None:
+        board = BOARDS[arch]
+        self.pa_bits = board.pa_bits
+        self.frames = ptl.Frames(RAM, base=board.ram_base)
+        self.pt = ptl.PageTable(arch, frames=self.frames)
+        self.arch = self.pt.arch
+        self.cores = tuple(board.cpu(self.pt, mode) for mode in board.cpu.modes)
+
+    def core(self, mode: mmu.Mode) -> mmu.Cpu:
+        """The core that runs in a mode."""
+        return next(core for core in self.cores if core.mode is mode)
+
+    def flush(self) -> None:
+        """Flush every TLB: what a kernel does after it took something out of a table."""
+        for core in self.cores:
+            core.flush()
+
+    def poke(self, step: ptl.Step, raw: int) -> None:
+        """Write the bits of the entry at a step of a walk, past ptl; and flush."""
+        size = self.arch.level(step.level).word.bytes
+        self.frames.view(step.table_pa + step.index * size, size)[:] = raw.to_bytes(size, self.arch.byte_order)
+        self.flush()
