@@ -50,14 +50,12 @@ class Field:
     """Where an entry keeps a physical address: `(entry & mask) << left_shift`.
 
     `high_mask` and `high_left_shift` are the same for the upper bits of an address that does not lie in one piece.
-    `copy_shift` says where an entry that is a pair of words has all of it a second time.
     """
 
     mask: int
     left_shift: int = 0
     high_mask: int = 0
     high_left_shift: int = 0
-    copy_shift: int = 0
 
     def get(self, raw: int) -> int:
         """The address in bytes that the entry holds."""
@@ -65,8 +63,7 @@ class Field:
 
     def put(self, pa: int) -> int:
         """The bits of an entry that holds this address."""
-        raw = pa >> self.left_shift & self.mask | pa >> self.high_left_shift & self.high_mask
-        return raw | raw << self.copy_shift
+        return pa >> self.left_shift & self.mask | pa >> self.high_left_shift & self.high_mask
 
     def holds(self, pa: int) -> bool:
         """Whether the address survives the way into an entry and back."""
@@ -75,8 +72,7 @@ class Field:
     @property
     def bits(self) -> int:
         """Every bit of an entry that the field takes."""
-        bits = self.mask | self.high_mask
-        return bits | bits << self.copy_shift
+        return self.mask | self.high_mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,31 +165,6 @@ class Word:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shadow:
-    """What hardware reads in place of an entry that it does not know: another word, at a fixed distance behind it.
-
-    The shadow is 0 for an entry without all bits of `needs`. Otherwise it is `always`, the bits of the entry in
-    `copies`, and for each of the `rules` that the entry matches the bits of that rule.
-    """
-
-    offset: int
-    """Bytes from an entry to its shadow."""
-    needs: int
-    copies: int
-    always: int
-    rules: tuple[tuple[Pattern, int], ...]
-
-    def of(self, raw: int) -> int:
-        """The shadow of an entry."""
-        if raw & self.needs != self.needs:
-            return 0
-        word = self.always | raw & self.copies
-        for pattern, bits in self.rules:
-            word |= bits if pattern.matches(raw) else 0
-        return word
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Level:
     """One level of the tree: where its index sits in an address, and what its entries look like."""
 
@@ -224,8 +195,6 @@ class Level:
     empty_ignores: int = 0
     """Bits that an empty entry may have or not: hardware may set them late."""
     busy: int = 0
-    shadow: Shadow | None = None
-    """None where hardware reads the entries themselves."""
 
     @property
     def span(self) -> int:
@@ -239,8 +208,8 @@ class Level:
 
     @property
     def table_bytes(self) -> int:
-        """The bytes of a table of this level, shadows included."""
-        return self.entries * self.word.bytes * (1 if self.shadow is None else 2)
+        """The bytes of a table of this level."""
+        return self.entries * self.word.bytes
 
     @property
     def leaf_address(self) -> Field:

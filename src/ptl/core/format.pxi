@@ -2,21 +2,13 @@
 """An architecture's description as the core reads it: classify, encode and decode one entry.
 
 `ptl.arch.description` says what each field means. Everything here is pure arithmetic on one entry: no shared memory but
-for `entry_load` and its kin, which know the width and the byte order of an entry, and its shadow:
-
-    entry     --exchange-->  new value          S1  Whoever changed an entry then stores the shadow of what the entry holds,
-    shadow    <--shadow of it--'                    and does so again until the entry has not changed meanwhile. So the
-                                                    last shadow stored is the last entry's.
-                                                S2  A change that flushes has stored the shadow before it does.
-
-Storing a shadow ends: a repetition is somebody else's change.
+for `entry_load` and its kin, which know the width and the byte order of an entry.
 """
 
 cdef enum:
     LEVELS = 5
     ATTRIBUTES = 7          # r w x u g a d, in that order; bit n of a set of attributes is letter n
     CHOICE_BITS = 5         # of an entry that one choice takes, at most
-    RULES = 6               # of a shadow, at most
 
 cdef enum:                  # letters of an attribute that mean something here
     LETTER_WRITE = 1
@@ -55,18 +47,6 @@ cdef struct Attributes:
     Choice choice[ATTRIBUTES]
     uint64_t bits[1 << ATTRIBUTES]      # what to write, by set of attributes
 
-cdef struct Rule:
-    uint64_t mask
-    uint64_t value
-    uint64_t bits
-
-cdef struct Shadow:
-    uint64_t offset                     # in bytes; 0: there is none
-    uint64_t needs
-    uint64_t copies
-    uint64_t always
-    Rule rule[RULES]
-
 cdef struct LevelFormat:
     uint64_t table_mask     # what the walk reads comes first
     uint64_t table_value
@@ -78,14 +58,13 @@ cdef struct LevelFormat:
     uint32_t shape
     uint64_t high_mask      # of an address in two pieces
     uint32_t high_shift
-    uint32_t copy_shift
+    uint32_t soft_shift
     uint64_t present_mask
     uint64_t present_flip
     uint64_t frozen_present
     uint64_t frozen_absent
     const Attributes *attributes
     uint32_t has_leaf
-    uint32_t soft_shift
     uint64_t soft_mask      # the offset of a software entry
     uint64_t soft_flip      # the bits of it that are stored inverted
     uint64_t soft_other     # its other fields
@@ -107,7 +86,6 @@ cdef struct LevelFormat:
     uint64_t busy
     uint64_t entries
     uint64_t table_bytes
-    Shadow shadow
 
 cdef struct Format:
     LevelFormat level[LEVELS + 1]   # from 1
@@ -144,56 +122,43 @@ cdef inline uint64_t entry_load(char *slot, const LevelFormat *level) noexcept n
     return load_shaped(slot, level.shape)
 
 
-cdef inline void store_shaped(char *slot, uint64_t raw, uint32_t shape) noexcept nogil:
-    if shape == NATIVE_64:
+cdef inline void entry_store_private(char *slot, uint64_t raw, const LevelFormat *level) noexcept nogil:
+    """For a table that no one else can reach yet."""
+    if level.shape == NATIVE_64:
         (<uint64_t *> slot)[0] = raw
-    elif shape == NATIVE_32:
+    elif level.shape == NATIVE_32:
         (<uint32_t *> slot)[0] = <uint32_t> raw
-    elif shape == SWAPPED_64:
+    elif level.shape == SWAPPED_64:
         (<uint64_t *> slot)[0] = swap_64(raw)
     else:
         (<uint32_t *> slot)[0] = swap_32(<uint32_t> raw)
 
 
-cdef inline void entry_store_private(char *slot, uint64_t raw, const LevelFormat *level) noexcept nogil:
-    """For a table that no one else can reach yet."""
-    store_shaped(slot, raw, level.shape)
-    if level.shadow.offset:
-        store_shaped(slot + level.shadow.offset, shadow_of(level, raw), level.shape)
-
-
-cdef inline uint64_t exchange_shaped(char *slot, uint64_t raw, uint32_t shape) noexcept nogil:
+cdef inline uint64_t entry_exchange(char *slot, uint64_t raw, const LevelFormat *level) noexcept nogil:
     # Acquire and release, partner: entry_load of every walk. What the entry names is complete before it is seen.
-    if shape == NATIVE_64:
+    if level.shape == NATIVE_64:
         return exchange_64(<uint64_t *> slot, raw)
-    if shape == NATIVE_32:
+    if level.shape == NATIVE_32:
         return exchange_32(<uint32_t *> slot, <uint32_t> raw)
-    if shape == SWAPPED_64:
+    if level.shape == SWAPPED_64:
         return swap_64(exchange_64(<uint64_t *> slot, swap_64(raw)))
     return swap_32(exchange_32(<uint32_t *> slot, swap_32(<uint32_t> raw)))
 
 
-cdef inline uint64_t entry_exchange(char *slot, uint64_t raw, const LevelFormat *level) noexcept nogil:
-    cdef uint64_t old = exchange_shaped(slot, raw, level.shape)
-    if level.shadow.offset:
-        shadow_follow(slot, level)
-    return old
-
-
-cdef inline bint compare_exchange_shaped(
-    char *slot, uint64_t *expected, uint64_t desired, uint32_t shape
+cdef inline bint entry_compare_exchange(
+    char *slot, uint64_t *expected, uint64_t desired, const LevelFormat *level
 ) noexcept nogil:
-    """As the C11 operation, on either width and byte order; same order and partner as exchange_shaped."""
+    """As the C11 operation, on either width and byte order; same order and partner as entry_exchange."""
     cdef uint64_t found_64
     cdef uint32_t found_32
     cdef bint done
-    if shape == NATIVE_64:
+    if level.shape == NATIVE_64:
         return compare_exchange_64(<uint64_t *> slot, expected, desired)
-    if shape == NATIVE_32:
+    if level.shape == NATIVE_32:
         found_32 = <uint32_t> expected[0]
         done = compare_exchange_32(<uint32_t *> slot, &found_32, <uint32_t> desired)
         expected[0] = found_32
-    elif shape == SWAPPED_64:
+    elif level.shape == SWAPPED_64:
         found_64 = swap_64(expected[0])
         done = compare_exchange_64(<uint64_t *> slot, &found_64, swap_64(desired))
         expected[0] = swap_64(found_64)
@@ -202,41 +167,6 @@ cdef inline bint compare_exchange_shaped(
         done = compare_exchange_32(<uint32_t *> slot, &found_32, swap_32(<uint32_t> desired))
         expected[0] = swap_32(found_32)
     return done
-
-
-cdef inline bint entry_compare_exchange(
-    char *slot, uint64_t *expected, uint64_t desired, const LevelFormat *level
-) noexcept nogil:
-    cdef bint done = compare_exchange_shaped(slot, expected, desired, level.shape)
-    if done and level.shadow.offset:
-        shadow_follow(slot, level)
-    return done
-
-
-# -- shadows ----------------------------------------------------------------------------------------------------------
-
-cdef uint64_t shadow_of(const LevelFormat *level, uint64_t raw) noexcept nogil:
-    cdef const Shadow *shadow = &level.shadow
-    cdef uint64_t word = shadow.always | raw & shadow.copies
-    cdef int i
-    if raw & shadow.needs != shadow.needs:
-        return 0
-    for i in range(RULES):
-        if raw & shadow.rule[i].mask == shadow.rule[i].value:
-            word |= shadow.rule[i].bits
-    return word
-
-
-cdef void shadow_follow(char *slot, const LevelFormat *level) noexcept nogil:
-    """Store the shadow of an entry that has just been changed (S1)."""
-    cdef uint64_t raw = entry_load(slot, level), stored
-    while True:         # ends: somebody else has changed the entry
-        stored = raw
-        # An exchange and no store: the load below must not come before it, or two threads could each miss the other.
-        exchange_shaped(slot + level.shadow.offset, shadow_of(level, raw), level.shape)
-        raw = entry_load(slot, level)
-        if raw == stored:
-            return
 
 
 # -- one entry's meaning ----------------------------------------------------------------------------------------------
@@ -251,8 +181,7 @@ cdef inline uint64_t leaf_address(const LevelFormat *level, uint64_t raw) noexce
 
 cdef inline uint64_t address_bits(const LevelFormat *level, uint64_t mask, uint64_t pa) noexcept nogil:
     """The bits of an entry that holds an address; the mask is that of a table's or a leaf's."""
-    cdef uint64_t raw = pa >> level.address_shift & mask | pa >> level.high_shift & level.high_mask
-    return raw | raw << level.copy_shift
+    return pa >> level.address_shift & mask | pa >> level.high_shift & level.high_mask
 
 
 cdef inline uint64_t span(const LevelFormat *level) noexcept nogil:
@@ -454,7 +383,6 @@ cdef int format_read(Format *format, object arch) except -1:
 
 
 cdef int level_read(LevelFormat *level, object description, bint is_native) except -1:
-    cdef int i
     word = description.word
     leaf_field = description.leaf_address
     if word.bytes == 8:
@@ -470,7 +398,6 @@ cdef int level_read(LevelFormat *level, object description, bint is_native) exce
     level.address_shift = description.address.left_shift
     level.high_mask = description.address.high_mask
     level.high_shift = description.address.high_left_shift
-    level.copy_shift = description.address.copy_shift
     level.leaf_address_mask = leaf_field.mask
     level.table_set = description.table_set
     level.leaf_any = description.leaf_any
@@ -495,16 +422,6 @@ cdef int level_read(LevelFormat *level, object description, bint is_native) exce
     level.leaf_mask, level.leaf_value = pattern_of(description.leaf)
     level.invalid_mask, level.invalid_value = pattern_of(description.invalid)
     level.reserved_mask, level.reserved_value = pattern_of(description.leaf_never)
-    for i in range(RULES):
-        level.shadow.rule[i].mask, level.shadow.rule[i].value = 0, 1
-    if description.shadow is not None:
-        level.shadow.offset = description.shadow.offset
-        level.shadow.needs = description.shadow.needs
-        level.shadow.copies = description.shadow.copies
-        level.shadow.always = description.shadow.always
-        for i, (pattern, bits) in enumerate(description.shadow.rules):
-            level.shadow.rule[i].mask, level.shadow.rule[i].value = pattern.mask, pattern.value
-            level.shadow.rule[i].bits = bits
     return 0
 
 

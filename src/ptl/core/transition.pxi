@@ -113,7 +113,6 @@ cdef void table_fill_leaves(Tree *tree, Table *table, uint32_t level, uint64_t p
     cdef char *entry = tree.memory + table_offset(tree.block, table)
     cdef uint64_t raw = leaf_make(format, pa, bits), step = span(format) >> format.address_shift, i
     table.level = level
-    step |= step << format.copy_shift
     for i in range(format.entries):
         entry_store_private(entry, raw, format)
         entry += <uint64_t> 1 << format.entry_shift
