@@ -91,7 +91,9 @@ def summary() -> str:
     """One line: who judged what."""
     if MISSING:
         return f"oracles: none ({MISSING})"
-    judged = ", ".join(f"{arch} ({n:,} probes, {instructions[arch]:,} instructions)" for arch, n in probes.items())
+    judged = ", ".join(
+        f"{arch} ({probes[arch]:,} probes, {instructions[arch]:,} instructions)" for arch in probes | instructions
+    )
     return f"oracles: unicorn {unicorn.__version__} judged {judged or 'nothing'}"
 
 
