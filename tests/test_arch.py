@@ -243,6 +243,24 @@ def test_a_top_table_that_its_register_cannot_name_is_refused():
     assert ptl.PageTable("i386_pae", frames=low).root < 1 << 32
 
 
+def test_what_hardware_sets_late_in_an_empty_entry_does_not_fill_it():
+    """A CPU that still held a translation of powerpc may set accessed or dirty after the entry was emptied."""
+    bench = Bench(ptl.arch.get("powerpc_radix_4k"))
+    pt, va = bench.pt, bench.va
+    late = bench.arch.encode(0, "rad") ^ bench.arch.encode(0, "r")
+    with bench.holding(1, late):
+        assert pt.walk(va).steps[-1].state is State.EMPTY
+        pt.check()
+        assert pt.unmap(va, 1 << 12) == 0
+    with bench.holding(1, late):
+        pt.map(va, 1 << 12)
+        assert pt.lookup(va).raw == bench.arch.encode(1 << 12, "rw")
+    pt.unmap(va, 1 << 12)
+    with bench.holding(1, late):
+        assert pt.retract(va) is Outcome.DONE
+        assert pt.walk(va).steps[-1].level == 2
+
+
 def test_an_address_in_two_pieces():
     """LPA2 keeps bits 51 and 50 of an address in bits 9 and 8 of an entry, for leaves and for tables."""
     frames = ptl.Frames(1 << 23, base=(1 << 52) - (1 << 23), domain=DOMAIN)

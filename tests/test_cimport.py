@@ -24,7 +24,7 @@ from helpers import python
 from ptl import Outcome
 
 PACKAGE = Path(ptl.__file__).parent
-ARCHITECTURES = ("x86_64", "i386", "i386_pae", "riscv_sv39", "tiny")
+ARCHITECTURES = ("x86_64", "i386", "i386_pae", "riscv_sv39", "arm64_4k_va52", "powerpc_radix_4k", "tiny")
 RAISED: dict[type[Exception], int] = {
     ptl.PageFault: 2,
     ptl.OutOfFrames: 100,

@@ -20,7 +20,7 @@ import pytest
 import ptl
 from helpers import Crew, in_thread, python
 
-ARCHITECTURES = ("x86_64", "i386", "i386_pae", "riscv_sv39", "tiny")
+ARCHITECTURES = ("x86_64", "i386", "i386_pae", "riscv_sv39", "arm64_4k_va52", "powerpc_radix_4k", "tiny")
 FRAMES = 64
 Call = Callable[["World"], object]
 
@@ -44,9 +44,9 @@ class World:
         return self.arch.encode(pa, "rw", level)
 
     def cell(self, va: int, level: int) -> memoryview:
-        """The entry of an address on a level, as a memoryview of one integer."""
+        """The entry of an address on a level, as a memoryview of one integer, which lies as the format has it."""
         step = next(step for step in self.pt.walk(va).steps if step.level == level)
-        size = self.arch.entry_bytes
+        size = self.arch.level(level).word.bytes
         return self.frames.view(step.table_pa + step.index * size, size).cast("Q" if size == 8 else "I")
 
     @contextlib.contextmanager
@@ -54,7 +54,7 @@ class World:
         """The entry holds these bits for the length of the block."""
         cell = self.cell(va, level)
         before = cell[0]
-        cell[0] = raw
+        cell[0] = int.from_bytes(raw.to_bytes(cell.itemsize, self.arch.byte_order), sys.byteorder)
         try:
             yield
         finally:
@@ -424,7 +424,7 @@ def hostile(arch: str, seed: int) -> None:
         if rng.random() < likely:
             description = rng.choice(tables)
             raw = description.table_set | description.address.put(rng.randrange(size + size // 4))
-        memory[offset : offset + entry] = raw.to_bytes(entry, "little")
+        memory[offset : offset + entry] = raw.to_bytes(entry, world.arch.byte_order)
     vas = []
     for _ in range(2000):
         va = rng.getrandbits(world.arch.va_bits)

@@ -21,7 +21,10 @@ from ptl import PageFault, State
 from ptl.tlb import MmuGather, ProtectionFault, StaleTranslation, Tlb
 
 PAGE, SPAN = 4096, 2 << 20
-FORMATS = ("tiny", "x86_64", "i386", "i386_pae", "riscv_sv39", "riscv_sv57", "big-endian", "nothing is not zero")
+FORMATS = (
+    *("tiny", "x86_64", "i386", "i386_pae", "riscv_sv39", "riscv_sv57", "big-endian", "nothing is not zero"),
+    *("arm64_4k", "powerpc_radix_4k"),
+)
 
 
 class Machine:

@@ -33,12 +33,14 @@ from helpers import Crew, python
 
 T = TypeVar("T")
 
-ARCHITECTURES = ("x86_64", "i386", "i386_pae", "riscv_sv39", "tiny")
+ARCHITECTURES = ("x86_64", "i386", "i386_pae", "riscv_sv39", "arm64_4k_va52", "powerpc_radix_4k", "tiny")
 OWN_BITS = {  # bits that software owns and no transition touches
     "x86_64": (9, 10, 11),
     "i386": (9, 10),
     "i386_pae": (9, 10),
     "riscv_sv39": (8,),
+    "arm64_4k_va52": (57, 58),
+    "powerpc_radix_4k": (9, 10),
     "tiny": (1, 2, 3),
 }
 BATCH = 2048

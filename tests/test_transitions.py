@@ -21,7 +21,10 @@ from ptl.tlb import MmuGather, Tlb
 
 HUGE, GIANT = 0x4000, 0x1_0000
 """The sizes of tiny's larger leaves."""
-FORMATS = ("tiny", "x86_64", "x86_64_la57", "i386", "i386_pae", "riscv_sv39", "riscv_sv57")
+FORMATS = (
+    *("tiny", "x86_64", "x86_64_la57", "i386", "i386_pae", "riscv_sv39", "riscv_sv57"),
+    *("arm_lpae", "arm64_4k", "arm64_4k_va52", "powerpc_radix_4k"),
+)
 
 
 def flags_of(pt: ptl.PageTable, va: int) -> set[str]:
@@ -185,7 +188,7 @@ def test_a_split_makes_leaves_of_one_size(arch: str, size: int, into: int | None
         assert pt.split(0) is Outcome.NOT_HUGE
         return
     target = into or max(smaller for smaller in sizes if smaller < size)
-    flags = pt.arch.attributes("rwuga")
+    flags = pt.arch.attributes("rwua")
     pt.map(size, 2 * size, size, flags, page_size=size)
     parked, tables = pt.frames.stats()["parked"], pt.stats()["tables"]
     assert pt.split(size + size // 2 + 5, into) is Outcome.DONE

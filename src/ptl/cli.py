@@ -18,6 +18,7 @@ from ptl._core import AddressError, OutOfFrames
 from ptl._version import __version__
 
 WRONG_TRANSLATION = 1
+ARCHITECTURES = (*arch.names(), *arch.aliases())
 
 
 class Refusal(click.ClickException):
@@ -34,7 +35,7 @@ def main() -> None:
 
 @main.command(name="race")
 @click.option("--pid", type=int, help="The process whose address space to use; by default this one.")
-@click.option("--arch", "arch_name", type=click.Choice(arch.names()), default="x86_64", show_default=True)
+@click.option("--arch", "arch_name", type=click.Choice(ARCHITECTURES), default="x86_64", show_default=True)
 @click.option(
     "--seconds", type=float, default=6.0, show_default=True, help="For each policy, shared by three kinds of run."
 )
@@ -85,7 +86,7 @@ def race_command(
 
 
 @main.command(name="arch")
-@click.argument("name", required=False, type=click.Choice(arch.names()))
+@click.argument("name", required=False, type=click.Choice(ARCHITECTURES))
 @click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON: an object, or a list of all.")
 @click.option("--svg", type=click.File("w", encoding="utf-8", lazy=True), help="Write the rulers of NAME as a picture.")
 def arch_command(name: str | None, as_json: bool, svg: TextIO | None) -> None:

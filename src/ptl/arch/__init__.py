@@ -39,6 +39,7 @@ __all__ = [
     "SoftEntry",
     "State",
     "Word",
+    "aliases",
     "get",
     "names",
 ]
@@ -58,6 +59,11 @@ _ALIASES = {"arm64": "arm64_4k", "powerpc": "powerpc_radix_64k", "riscv": "riscv
 def names() -> tuple[str, ...]:
     """The names of all architectures."""
     return tuple(_BY_NAME)
+
+
+def aliases() -> dict[str, str]:
+    """The bare names of families, and the architecture that each stands for."""
+    return dict(_ALIASES)
 
 
 def get(name: str) -> Arch:

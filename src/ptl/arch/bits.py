@@ -197,6 +197,10 @@ def legend(arch: Arch) -> dict[str, str]:
     for letter, word in WORDS.items():
         words |= {letter.upper(): word} if letter.upper() in named else {}
         words |= {f"¬{letter.upper()}": f"no {word}"} if f"¬{letter.upper()}" in named else {}
+    for level in arch.layout:
+        for choice in level.word.attributes:
+            if len(choice.letters) > 1:
+                words[choice.letters.upper()] = " and ".join(WORDS[letter] for letter in choice.letters) + ", together"
     return words | {"F": "frozen: a change of the table is under way", "E": "exclusive: no other table has the page"}
 
 

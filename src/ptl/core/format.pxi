@@ -41,6 +41,7 @@ cdef struct Choice:          # bits that say some of the attributes together
 cdef struct Attributes:
     uint64_t mask                       # every bit that says something
     uint64_t used_mask                  # those that say just accessed or dirty
+    bint is_used_alone                  # whether no other bit says accessed or dirty
     uint32_t letters                    # what can be withheld
     uint32_t implied
     uint32_t count
@@ -264,6 +265,9 @@ cdef inline uint64_t attributes_set(const LevelFormat *level, uint64_t raw, uint
 
 cdef inline uint64_t attributes_replaced(const LevelFormat *level, uint64_t raw, uint32_t attributes) noexcept nogil:
     """The leaf with these attributes; accessed and dirty, once set, stay."""
+    cdef const Attributes *own = level.attributes
+    if own.is_used_alone and not attributes & USED:
+        return raw & (own.used_mask | ~own.mask) | own.bits[attributes] & ~own.used_mask
     return attributes_set(level, raw, attributes | attributes_of(level, raw) & USED)
 
 
@@ -431,6 +435,7 @@ cdef int attributes_read(Attributes *attributes, object word, str implied) excep
     cdef uint32_t asked, bit
     cdef uint64_t left
     attributes.implied = letters_of(implied)
+    attributes.is_used_alone = True
     for described in word.attributes:
         choice = &attributes.choice[attributes.count]
         attributes.count += 1
@@ -446,6 +451,8 @@ cdef int attributes_read(Attributes *attributes, object word, str implied) excep
         attributes.letters |= choice.letters
         if choice.letters & ~<uint32_t> USED == 0:
             attributes.used_mask |= described.mask
+        elif choice.letters & USED:
+            attributes.is_used_alone = False
         written = {}
         for asked in range(1 << ATTRIBUTES):
             bit = asked & choice.letters
