@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import ptl.arch
-from ptl.arch import Arch, Choice, Field, Level, Pattern
+from ptl.arch import Arch, Choice, Field, Level, Pattern, Soft, Word
 
 TINY = ptl.arch.get("tiny")
 NOT_PRESENT, LEAF, BUSY, FROZEN = (1 << bit for bit in (0, 58, 59, 60))
@@ -53,6 +53,46 @@ NOTHING_IS_NOT_ZERO = replace(
 )
 
 
+SHORT_P, SHORT_LEAF, SHORT_FROZEN, SHORT_BUSY = (1 << bit for bit in range(4))
+SHORT = Word(
+    bytes=4,
+    present_mask=SHORT_P | SHORT_LEAF,
+    frozen_present=SHORT_FROZEN,
+    frozen_absent=SHORT_FROZEN,
+    attributes=tuple(Choice.bit(letter, 4 + i) for i, letter in enumerate("dagwxu")),
+    soft=Soft(type_mask=0b1111 << 4, offset_mask=0xFFFFF << 9, exclusive=1 << 8, base=1 << 29),
+)
+
+
+def _short(name: str, shift: int) -> Level:
+    """A level above leaves like tiny's, with entries of 4 bytes: attributes lie below the address of a leaf."""
+    misaligned = (1 << shift) - (1 << 10)
+    return Level(
+        name=name,
+        word=SHORT,
+        shift=shift,
+        bits=2,
+        table=Pattern(SHORT_P | SHORT_LEAF, SHORT_P),
+        table_set=SHORT_P,
+        leaf=Pattern(SHORT_P | SHORT_LEAF | misaligned, SHORT_P | SHORT_LEAF),
+        leaf_set=SHORT_P | SHORT_LEAF,
+        address=Field(0xFFFF_FFF0),
+        invalid=Pattern(SHORT_P | SHORT_LEAF, SHORT_LEAF),
+        invalid_clear=SHORT_P,
+        busy=SHORT_BUSY | SHORT_FROZEN,
+    )
+
+
+LONG = replace(TINY.level(1).word, soft=replace(TINY.level(1).word.soft, offset_mask=(1 << 32) - (1 << 12)))
+TWO_KINDS = replace(
+    TINY,
+    name="two kinds of entry",
+    pa_bits=32,
+    layout=(replace(TINY.level(1), word=LONG), _short("PMD", 14), _short("PGD", 16)),
+)
+"""Entries of 8 bytes for pages, and of 4 for all above, with everything in other places."""
+
+
 def _binary(number: int) -> Level:
     """A level of tiny with two entries a table."""
     level = TINY.level(number)
@@ -65,7 +105,7 @@ def _binary(number: int) -> Level:
 BINARY = replace(TINY, name="binary", va_bits=15, layout=tuple(_binary(number) for number in (1, 2, 3)))
 """Eight pages: a test can try every range of it. Its frames have to be of 32 bytes."""
 
-MADE_UP: dict[str, Arch] = {arch.name: arch for arch in (BIG_ENDIAN, BIG_ENDIAN_32, NOTHING_IS_NOT_ZERO)}
+MADE_UP: dict[str, Arch] = {arch.name: arch for arch in (BIG_ENDIAN, BIG_ENDIAN_32, NOTHING_IS_NOT_ZERO, TWO_KINDS)}
 
 
 def architecture(name: str) -> Arch:

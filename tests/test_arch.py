@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 import ptl
 from made_up import BIG_ENDIAN, BIG_ENDIAN_32, MADE_UP, architecture
 from ptl import AddressError, FormatError, Outcome, State
-from ptl.arch import FLAGS, Arch, Entry
+from ptl.arch import FLAGS, Arch, Choice, Entry
 from reference import Reference, contents, software_entry
 
 DOMAIN = ptl.EpochDomain()
@@ -497,3 +497,12 @@ def test_an_arch_object_is_the_architecture():
 def test_what_the_core_cannot_read_is_refused(odd):
     with pytest.raises(FormatError, match="made up: at most 5 levels of entries of 4 or 8 bytes, little or big endian"):
         ptl.PageTable(replace(ptl.arch.get("tiny"), name="made up", **odd))
+
+
+@pytest.mark.parametrize("masks", [[0b111111], [0], [1 << i for i in range(8)]], ids=["six bits", "no bit", "eight"])
+def test_choices_that_the_core_has_no_room_for_are_refused(masks):
+    tiny = ptl.arch.get("tiny")
+    choices = tuple(Choice(mask, ((0, ""), (mask, "w"))) for mask in masks)
+    word = replace(tiny.level(1).word, attributes=choices)
+    with pytest.raises(FormatError, match="a word has at most 7 choices, each of 1 to 5 bits"):
+        ptl.PageTable(replace(tiny, layout=tuple(replace(level, word=word) for level in tiny.layout)))

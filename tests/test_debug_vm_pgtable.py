@@ -147,20 +147,20 @@ def extremes(arch: Arch) -> Iterator[tuple[int, int]]:
 def test_a_swap_entry_with_all_bits_of_type_and_offset_comes_back(arch, level):
     """And one with none of them; on every level, for the kernel's swap entries of pages and of huge pages are alike."""
     for kind, offset in extremes(arch):
-        raw = arch.encode_soft(kind, offset)
+        raw = arch.encode_soft(kind, offset, level)
         assert arch.decode(raw, level).state is State.SOFT
-        assert arch.decode_soft(raw) == SoftEntry(kind, offset)
-        assert arch.encode_soft(kind, offset) == raw
+        assert arch.decode_soft(raw, level) == SoftEntry(kind, offset)
+        assert arch.encode_soft(kind, offset, level) == raw
 
 
 @EACH_LEAF
 def test_exclusive_is_no_part_of_the_swap_entry(arch, level):
     """It is set and cleared by itself, and the entry is one of swap before and after."""
     for kind, offset in extremes(arch):
-        shared, exclusive = arch.encode_soft(kind, offset), arch.encode_soft(kind, offset, exclusive=True)
-        assert shared ^ exclusive == arch.level(1).word.soft.exclusive
-        assert (arch.decode_soft(shared).exclusive, arch.decode_soft(exclusive).exclusive) == (False, True)
-        assert (arch.decode_soft(exclusive).type, arch.decode_soft(exclusive).offset) == (kind, offset)
+        shared, exclusive = (arch.encode_soft(kind, offset, level, exclusive=alone) for alone in (False, True))
+        assert shared ^ exclusive == arch.level(level).word.soft.exclusive
+        assert arch.decode_soft(shared, level) == SoftEntry(kind, offset, exclusive=False)
+        assert arch.decode_soft(exclusive, level) == SoftEntry(kind, offset, exclusive=True)
         assert arch.decode(exclusive, level).state is State.SOFT
 
 
@@ -180,21 +180,22 @@ class Migration(NamedTuple):
     """The kernel's migration entries: two of the types of its swap entries, and the number of the frame that moves."""
 
     arch: Arch
+    level: int = 1
 
     def readable(self, pfn: int) -> int:
-        return self.arch.encode_soft(self.arch.soft_types - 2, pfn)
+        return self.arch.encode_soft(self.arch.soft_types - 2, pfn, self.level)
 
     def writable(self, pfn: int) -> int:
-        return self.arch.encode_soft(self.arch.soft_types - 1, pfn)
+        return self.arch.encode_soft(self.arch.soft_types - 1, pfn, self.level)
 
     def is_one(self, raw: int) -> bool:
-        return self.arch.decode_soft(raw).type >= self.arch.soft_types - 2
+        return self.arch.decode_soft(raw, self.level).type >= self.arch.soft_types - 2
 
     def is_writable(self, raw: int) -> bool:
-        return self.arch.decode_soft(raw).type == self.arch.soft_types - 1
+        return self.arch.decode_soft(raw, self.level).type == self.arch.soft_types - 1
 
     def frame(self, raw: int) -> int:
-        return self.arch.decode_soft(raw).offset << self.arch.page_shift
+        return self.arch.decode_soft(raw, self.level).offset << self.arch.page_shift
 
 
 @EACH
@@ -232,12 +233,12 @@ class Live:
     def cell(self) -> memoryview:
         """The entry itself, as bytes of physical memory."""
         step = next(step for step in self.pt.walk(self.va).steps if step.level == self.level)
-        size = self.arch.entry_bytes
+        size = self.arch.level(self.level).word.bytes
         return self.frames.view(step.table_pa + step.index * size, size)
 
     def plant(self, raw: int) -> None:
         """Write bits into the entry past the table, as only this test does."""
-        self.cell()[:] = raw.to_bytes(self.arch.entry_bytes, self.arch.byte_order)
+        self.cell()[:] = raw.to_bytes(self.arch.level(self.level).word.bytes, self.arch.byte_order)
 
     def state(self) -> State:
         return self.pt.slot(self.va, self.level).state
@@ -421,7 +422,7 @@ def test_a_swap_entry_in_a_live_table(arch, level):
 def test_a_migration_in_a_live_table(arch, level):
     """Leaf, migration entry, leaf somewhere else; who comes meanwhile finds no leaf and no table."""
     live = Live(arch, level)
-    migration = Migration(arch)
+    migration = Migration(arch, level)
     old = live.set("rwd")
     entry = migration.writable(live.pa >> arch.page_shift)
     assert live.pt.compare_exchange(live.va, old, entry)

@@ -32,7 +32,7 @@ cdef enum Shape:            # how an entry lies in memory
     SWAPPED_32 = 3
     MIXED = 4               # each level its own, or an address in two pieces: the walk looks it up
 
-cdef struct Choice:          # bits that say some of the attributes together
+cdef struct Choice:         # bits that say some of the attributes together
     uint32_t letters
     uint32_t count
     uint8_t shift[CHOICE_BITS]
@@ -434,6 +434,8 @@ cdef int attributes_read(Attributes *attributes, object word, str implied) excep
     cdef Choice *choice
     cdef uint32_t asked, bit
     cdef uint64_t left
+    if len(word.attributes) > ATTRIBUTES or any(c.mask.bit_count() > CHOICE_BITS or not c.mask for c in word.attributes):
+        raise FormatError(f"a word has at most {ATTRIBUTES} choices, each of 1 to {CHOICE_BITS} bits")
     attributes.implied = letters_of(implied)
     attributes.is_used_alone = True
     for described in word.attributes:
