@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import ptl.arch
-from ptl.arch import Arch, Choice, Field, Level, Pattern, Soft, Word
+from ptl.arch import Arch, Choice, Field, Level, Pattern, Shadow, Soft, Word
 
 TINY = ptl.arch.get("tiny")
 NOT_PRESENT, LEAF, BUSY, FROZEN = (1 << bit for bit in (0, 58, 59, 60))
@@ -105,7 +105,49 @@ def _binary(number: int) -> Level:
 BINARY = replace(TINY, name="binary", va_bits=15, layout=tuple(_binary(number) for number in (1, 2, 3)))
 """Eight pages: a test can try every range of it. Its frames have to be of 32 bytes."""
 
-MADE_UP: dict[str, Arch] = {arch.name: arch for arch in (BIG_ENDIAN, BIG_ENDIAN_32, NOTHING_IS_NOT_ZERO, TWO_KINDS)}
+TINY_WRITE, TINY_ACCESSED, TINY_DIRTY = (1 << bit for bit in (52, 56, 57))
+SHADOWED = replace(
+    TINY,
+    name="shadowed",
+    layout=(
+        replace(
+            TINY.level(1),
+            shadow=Shadow(
+                offset=TINY.table_bytes(1),
+                needs=1 | TINY_ACCESSED,
+                copies=ADDRESS.mask,
+                always=1 << 63,
+                rules=((Pattern(TINY_WRITE | TINY_DIRTY, TINY_WRITE | TINY_DIRTY), 1 << 62),),
+            ),
+        ),
+        *TINY.layout[1:],
+    ),
+)
+"""Hardware reads another word beside each entry of a leaf table: one that it can use when the page was accessed, and write
+to when the page is dirty."""
+
+NOTHING_IS_A_TABLE = replace(
+    TINY,
+    name="nothing is a table",
+    layout=(TINY.level(1), *(replace(level, empty=1, empty_is_table=True) for level in TINY.layout[1:])),
+)
+"""A slot with nothing in it names a table with nothing in it."""
+
+REGIONS = replace(TINY, name="regions", region_bits=1)
+"""The upper half of the addresses is at the other end of the 64 bits."""
+
+MADE_UP: dict[str, Arch] = {
+    arch.name: arch
+    for arch in (
+        BIG_ENDIAN,
+        BIG_ENDIAN_32,
+        NOTHING_IS_NOT_ZERO,
+        TWO_KINDS,
+        SHADOWED,
+        NOTHING_IS_A_TABLE,
+        REGIONS,
+    )
+}
 
 
 def architecture(name: str) -> Arch:

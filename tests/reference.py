@@ -308,11 +308,8 @@ def withholding(arch: Arch, raw: int, level: int, letter: str) -> int:
 
 
 def software_entry(arch: Arch, level: int = 1) -> int:
-    """Bits that the format reads as software's own on that level: not present, not empty and not frozen."""
-    geometry = arch.level(level)
-    candidates = (geometry.empty | 1 << bit for bit in range(8 * geometry.word.bytes - 1, 0, -1))
-    states = ((raw, arch.decode(raw, level)) for raw in candidates)
-    return next(raw for raw, entry in states if entry.state is State.SOFT and not entry.frozen)
+    """Bits that the format reads as software's own on that level, which has leaves."""
+    return arch.encode_soft(1, 2, level)
 
 
 def entries(pt: PageTable, pa: int, level: int) -> array:

@@ -86,9 +86,10 @@ def test_a_frozen_leaf_is_the_same_leaf(arch):
         span = arch.level(level).span
         for flags in flag_sets(arch):
             raw = arch.encode(span, flags, level)
-            frozen = arch.level(level).word.frozen_present
-            assert not raw & frozen
-            entry = arch.decode(raw | frozen, level)
+            word = arch.level(level).word
+            assert not word.is_frozen(raw)
+            assert word.present(raw | word.frozen_present)
+            entry = arch.decode(raw | word.frozen_present, level)
             assert entry == Entry(State.HUGE, span, arch.attributes(flags), True)
 
 
@@ -110,23 +111,25 @@ def test_a_table_is_a_table(arch, level):
         assert geometry.table is None
         return
     below = arch.table_bytes(level - 1)
-    for pa in (0, below, (1 << arch.pa_bits) - below):
+    for pa in (0, below, (1 << arch.pa_bits) - below)[geometry.empty_is_table :]:
         assert geometry.address.holds(pa)
         raw = geometry.table_set | geometry.address.put(pa)
         assert arch.decode(raw, level) == Entry(State.TABLE, pa)
-        assert arch.decode(raw | geometry.word.frozen_present, level) == Entry(State.TABLE, pa, frozen=True)
 
 
 @EACH_LEVEL
 def test_what_is_empty_busy_or_frozen_is_nothing_else(arch, level):
     geometry = arch.level(level)
     assert arch.decode(geometry.empty, level) == Entry(State.EMPTY)
-    assert arch.decode(geometry.empty | geometry.word.frozen_absent, level) == Entry(State.EMPTY, frozen=True)
-    assert geometry.empty | geometry.word.frozen_absent != geometry.empty
-    soft = software_entry(arch, level)
-    assert arch.decode(soft, level) == Entry(State.SOFT)
-    assert arch.decode(soft | geometry.word.frozen_absent, level) == Entry(State.SOFT, frozen=True)
+    assert geometry.freezes is (level in (1, *leaf_levels(arch)))
     if level == 1:
+        assert arch.decode(geometry.empty | geometry.word.frozen_absent, level) == Entry(State.EMPTY, frozen=True)
+        assert geometry.empty | geometry.word.frozen_absent != geometry.empty
+    if geometry.freezes:
+        soft = software_entry(arch, level)
+        assert arch.decode(soft, level) == Entry(State.SOFT)
+        assert arch.decode(soft | geometry.word.frozen_absent, level) == Entry(State.SOFT, frozen=True)
+    if level == 1 or not geometry.freezes:
         assert geometry.busy == 0
         assert geometry.invalid is None
     else:
@@ -138,24 +141,27 @@ def test_what_is_empty_busy_or_frozen_is_nothing_else(arch, level):
 def test_fields_do_not_overlap(arch, level):
     """Address, each attribute, the frozen bit, and what makes a leaf or a table."""
     geometry, word = arch.level(level), arch.level(level).word
-    leaf_address = geometry.leaf_address.bits
+    leaf_address = geometry.leaf_address.bits if level in leaf_levels(arch) else 0
     kinds = [pattern.mask & ~leaf_address for pattern in (geometry.table, geometry.leaf) if pattern]
-    masks = [leaf_address, word.frozen_present, *(choice.mask for choice in word.attributes)]
-    for one, other in itertools.combinations(masks, 2):
-        assert not one & other
-    for kind in kinds:
-        assert not kind & (leaf_address | word.frozen_present)
-    assert not geometry.leaf_set & (leaf_address | word.frozen_present)
-    assert not geometry.table_set & (geometry.address.bits | word.frozen_present)
-    assert not (word.frozen_present | word.frozen_absent) & word.present_mask
-    assert word.frozen_present.bit_count() == word.frozen_absent.bit_count() == 1
+    assert not geometry.table_set & geometry.address.bits
+    if geometry.freezes:
+        masks = [leaf_address, word.frozen_present, *(choice.mask for choice in word.attributes)]
+        for one, other in itertools.combinations(masks, 2):
+            assert not one & other
+        if geometry.leaf is not None:
+            assert not geometry.leaf.mask & word.frozen_present
+        assert not geometry.leaf_set & (leaf_address | word.frozen_present)
+        assert not word.frozen_absent & word.present_mask
+        assert word.frozen_present.bit_count() == word.frozen_absent.bit_count() == 1
+        assert word.frozen_mask & word.frozen_present == (word.frozen_present if word.frozen_mask else 0)
     for choice in word.attributes:
         assert choice.mask
         assert len({value for value, _ in choice.values}) == len(choice.values) > 1
         assert all(value & ~choice.mask == 0 for value, _ in choice.values)
         assert choice.put(choice.letters)[1] == choice.letters  # whatever is asked for, something grants it
-    everything = 0
-    for mask in (*masks, *kinds, word.present_mask, word.frozen_absent, geometry.busy, geometry.empty):
+    everything = word.frozen_present | leaf_address
+    kinds += [choice.mask for choice in word.attributes]
+    for mask in (*kinds, word.present_mask, word.frozen_absent, geometry.busy, geometry.empty):
         everything |= mask
     assert everything < 1 << 8 * word.bytes
 
@@ -287,8 +293,8 @@ class Bench:
     """A table with one page, and the way to put any bits into any entry on the way to it."""
 
     def __init__(self, arch: Arch) -> None:
-        self.arch = arch
         self.pt = ptl.PageTable(arch, frames=ptl.Frames(1 << 18, domain=DOMAIN))
+        self.arch = self.pt.arch
         self.va = arch.level(2).span + arch.level(1).span
         self.pt.map(self.va, 0)
         self.steps = {step.level: step for step in self.pt.walk(self.va).steps}
@@ -298,13 +304,19 @@ class Bench:
     def holding(self, level: int, raw: int) -> Iterator[None]:
         """These bits are in the entry on that level."""
         step = self.steps[level]
-        size = self.arch.level(level).word.bytes
-        view = self.pt.frames.view(step.table_pa + step.index * size, size)
-        view[:] = raw.to_bytes(size, self.arch.byte_order)
+        self._put(step, raw)
         try:
             yield
         finally:
-            view[:] = step.raw.to_bytes(size, self.arch.byte_order)
+            self._put(step, step.raw)
+
+    def _put(self, step: ptl.Step, raw: int) -> None:
+        geometry = self.arch.level(step.level)
+        words = {0: raw} if geometry.shadow is None else {0: raw, geometry.shadow.offset: geometry.shadow.of(raw)}
+        size = geometry.word.bytes
+        for offset, word in words.items():
+            view = self.pt.frames.view(step.table_pa + step.index * size + offset, size)
+            view[:] = word.to_bytes(size, self.arch.byte_order)
 
     def expected(self, level: int, raw: int) -> Entry:
         """What the description says; but a table that would not lie inside the block is bad."""
@@ -363,6 +375,7 @@ def bits_that_differ(arch: Arch, level: int) -> list[int]:
 def test_the_core_agrees_on_every_combination_of_bits(arch, level):
     """A few thousand entries, and as many kinds of them as there are; where there are too many, one in a few."""
     bench = Bench(arch)
+    arch = bench.arch
     bits = bits_that_differ(arch, level)
     assert len(bits) > 8
     step = 1 if len(bits) < 15 else (1 << len(bits) - 14) - 1  # odd: every bit is often 0 and often 1
@@ -376,11 +389,12 @@ def test_the_core_agrees_on_every_combination_of_bits(arch, level):
 def test_the_core_agrees_on_random_bits(arch, level, data):
     """Any bits at all, and those of well-known entries with a few bits changed."""
     bench = Bench(arch)
+    arch = bench.arch
     geometry = arch.level(level)
-    known = [0, geometry.empty, geometry.busy, software_entry(arch, level), bench.steps[level].raw]
+    known = [0, geometry.empty, geometry.busy, bench.steps[level].raw]
     if geometry.leaf is not None:
         leaf = arch.encode(geometry.span, "rw", level)
-        known += [leaf, leaf & ~geometry.invalid_clear | geometry.invalid_set]
+        known += [software_entry(arch, level), leaf, leaf & ~geometry.invalid_clear | geometry.invalid_set]
     entries = st.integers(0, (1 << 8 * geometry.word.bytes) - 1)
     bits = st.sets(st.integers(0, 8 * geometry.word.bytes - 1), max_size=4)
     changed = st.builds(lambda raw, flips: raw ^ sum(1 << bit for bit in flips), st.sampled_from(known), bits)

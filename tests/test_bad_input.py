@@ -27,7 +27,7 @@ from reference import software_entry
 
 DOMAIN = ptl.EpochDomain()
 ALL = pytest.mark.parametrize("pt", ptl.arch.names(), indirect=True)
-NOT_INTEGERS = (1.5, 4096.0, True, False, "4096", "0x1000", b"", [0], 1j, object())
+NOT_INTEGERS = (1.5, 4096.0, True, False, "4096", "0x1000", b"", [0], 1j, object)
 NOT_64_BITS = (-1, -4096, 1 << 64, 1 << 70, -(1 << 70))
 
 
@@ -825,7 +825,7 @@ def test_a_pin_belongs_to_its_thread(pt):
 # -- making things
 
 
-@pytest.mark.parametrize("arch", [None, 5, b"tiny", object(), ptl.PageTable])
+@pytest.mark.parametrize("arch", [None, 5, b"tiny", object, ptl.PageTable])
 def test_an_architecture_is_a_name_or_an_arch(arch):
     with pytest.raises(TypeError, match="arch"):
         ptl.PageTable(arch)

@@ -21,11 +21,12 @@ cdef struct Tree
 cdef class PageTable:
     cdef Tree *tree
     cdef readonly object arch
-    """The `Arch` that says what the bits mean."""
+    """The `Arch` that says what the bits mean: the one given, or the same with the names of this table's empty tables."""
     cdef readonly object frames
     """The `Frames` that hold the tables."""
     cdef readonly bint strict
     """Whether a bad slot that is met is an error, instead of being emptied."""
+    cdef object described       # the Arch as it was given
     cdef bint own_frames
     cdef dict known_flags
     cdef object __weakref__

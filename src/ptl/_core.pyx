@@ -22,6 +22,7 @@ import os
 import sys
 import warnings
 from array import array
+from dataclasses import replace
 from enum import Enum, IntEnum
 from operator import index as to_index
 

@@ -102,7 +102,7 @@ def _level(name: str, shift: int, bits: int, page_shift: int, *, leaf: bool = Tr
         invalid=Pattern(V | KIND | INVALID, INVALID) if leaf and on_top else None,
         invalid_clear=V,
         invalid_set=INVALID,
-        busy=1 << 4 | 1 << 5 if on_top else 0,
+        busy=1 << 4 | 1 << 5 if leaf and on_top else 0,
     )
 
 

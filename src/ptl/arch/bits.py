@@ -100,8 +100,12 @@ def _shared(entries: list[tuple[str, int, tuple[BitField, ...]]]) -> list[Ruler]
 def address_fields(arch: Arch) -> tuple[BitField, ...]:
     """How an address is split: what is above it, an index a level, the offset in the smallest page."""
 
+    together = arch.va_bits - arch.region_bits
+
     def part_of(bit: int) -> tuple[str, Part]:
-        if bit >= arch.va_bits:
+        if bit >= 64 - arch.region_bits:
+            return f"level {arch.levels}", Part.INDEX
+        if bit >= together:
             return ("sign" if arch.sign_extended else "0"), Part.FIXED
         for number, level in enumerate(arch.layout, 1):
             if level.shift <= bit < level.shift + level.bits:
@@ -148,8 +152,6 @@ def table_fields(arch: Arch, number: int) -> tuple[BitField, ...]:
     def part_of(bit: int) -> tuple[str, Part]:
         if level.address.bits >> bit & 1:
             return "address of the table", Part.ADDRESS
-        if level.word.frozen_present >> bit & 1:
-            return "F", Part.SOFTWARE
         if pattern.mask >> bit & 1:
             return str(pattern.value >> bit & 1), Part.FIXED
         if level.table_set >> bit & 1:

@@ -13,8 +13,9 @@ An entry is one of these, and the rules below tell which, in this order:
 EMPTY comes first where an empty slot names a table of nothing (mips): it is that one value, and no other.
 
 A frozen entry keeps its value and carries one more bit, which hardware ignores: `Word.frozen_present`
-in a present entry, `Word.frozen_absent` in any other. `Level.busy` is what a slot holds between table
-and huge leaf.
+in a present entry, `Word.frozen_absent` in any other. Only what somebody without a lock may change is ever
+frozen: leaves, software's entries, and what is empty in a leaf table. So a level that has neither leaves nor
+is the leaf level needs no such bit. `Level.busy` is what a slot holds between table and huge leaf.
 
 The core reads a description once, when a table is made, and this module reads the same one to encode and
 decode single entries in plain Python: two readers of one text, compared by the tests.
@@ -47,23 +48,26 @@ class Pattern:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """Where an entry keeps a physical address: `(entry & mask) << left_shift`.
+    """Where an entry keeps a physical address: `(entry & mask) << left_shift`; a negative shift is one to the right.
 
     `high_mask` and `high_left_shift` are the same for the upper bits of an address that does not lie in one piece.
+    `copy_shift` says where an entry that is a pair of words has all of it a second time.
     """
 
     mask: int
     left_shift: int = 0
     high_mask: int = 0
     high_left_shift: int = 0
+    copy_shift: int = 0
 
     def get(self, raw: int) -> int:
         """The address in bytes that the entry holds."""
-        return (raw & self.mask) << self.left_shift | (raw & self.high_mask) << self.high_left_shift
+        return _shifted(raw & self.mask, self.left_shift) | (raw & self.high_mask) << self.high_left_shift
 
     def put(self, pa: int) -> int:
         """The bits of an entry that holds this address."""
-        return pa >> self.left_shift & self.mask | pa >> self.high_left_shift & self.high_mask
+        raw = _shifted(pa, -self.left_shift) & self.mask | pa >> self.high_left_shift & self.high_mask
+        return raw | raw << self.copy_shift
 
     def holds(self, pa: int) -> bool:
         """Whether the address survives the way into an entry and back."""
@@ -72,7 +76,8 @@ class Field:
     @property
     def bits(self) -> int:
         """Every bit of an entry that the field takes."""
-        return self.mask | self.high_mask
+        bits = self.mask | self.high_mask
+        return bits | bits << self.copy_shift
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +154,11 @@ class Word:
     """An entry is present to software when `(entry ^ present_flip) & present_mask` is not 0."""
     present_flip: int = 0
     frozen_present: int
+    """The bit that freezes a leaf."""
+    frozen_mask: int = 0
+    """The bits that are all set in a frozen leaf, if it takes more than that one to tell."""
     frozen_absent: int
+    """The bit that freezes what is not present."""
     attributes: tuple[Choice, ...]
     """What a leaf can withhold or grant."""
     soft: Soft
@@ -162,6 +171,37 @@ class Word:
     def frozen_bit(self, raw: int) -> int:
         """The bit that freezes an entry of this value, or would."""
         return self.frozen_present if self.present(raw) else self.frozen_absent
+
+    def is_frozen(self, raw: int) -> bool:
+        """Whether the entry is frozen, on a level where entries are."""
+        mask = self.frozen_mask if self.frozen_mask and self.present(raw) else self.frozen_bit(raw)
+        return raw & mask == mask
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shadow:
+    """What hardware reads in place of an entry that it does not know: another word, at a fixed distance behind it.
+
+    The shadow is 0 for an entry without all bits of `needs`. Otherwise it is `always`, the bits of the entry in
+    `copies`, and for each of the `rules` that the entry matches the bits of that rule. Freezing an entry does not
+    change it.
+    """
+
+    offset: int
+    """Bytes from an entry to its shadow."""
+    needs: int
+    copies: int
+    always: int
+    rules: tuple[tuple[Pattern, int], ...]
+
+    def of(self, raw: int) -> int:
+        """The shadow of an entry."""
+        if raw & self.needs != self.needs:
+            return 0
+        word = self.always | raw & self.copies
+        for pattern, bits in self.rules:
+            word |= bits if pattern.matches(raw) else 0
+        return word
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,6 +226,8 @@ class Level:
     """What a new leaf holds besides address and attributes."""
     address: Field
     """Where an entry keeps the address of a table or of the smallest leaf."""
+    leaf_field: Field | None = None
+    """Where a leaf keeps its address, if not where an entry keeps that of a table."""
     invalid: Pattern | None = None
     """None where a leaf of this size cannot be split."""
     invalid_clear: int = 0
@@ -194,7 +236,12 @@ class Level:
     empty: int = 0
     empty_ignores: int = 0
     """Bits that an empty entry may have or not: hardware may set them late."""
+    empty_is_table: bool = False
+    """Whether an empty slot names a table in which everything is empty, which all such slots share, so that a handler
+    that refills a TLB need not look. `empty` is then the name of one at address 0; that of a `PageTable` names its own."""
     busy: int = 0
+    shadow: Shadow | None = None
+    """None where hardware reads the entries themselves."""
 
     @property
     def span(self) -> int:
@@ -208,14 +255,24 @@ class Level:
 
     @property
     def table_bytes(self) -> int:
-        """The bytes of a table of this level."""
-        return self.entries * self.word.bytes
+        """The bytes of a table of this level, shadows included."""
+        return self.entries * self.word.bytes * (1 if self.shadow is None else 2)
 
     @property
     def leaf_address(self) -> Field:
         """Where a leaf of this size keeps its address: the low bits are not part of it."""
-        low = (self.span - 1) >> self.address.left_shift
-        return replace(self.address, mask=self.address.mask & ~low)
+        own = self.leaf_field or self.address
+        return replace(own, mask=own.mask & ~_shifted(self.span - 1, -own.left_shift))
+
+    @property
+    def freezes(self) -> bool:
+        """Whether there is anything on this level that is ever frozen."""
+        return self.table is None or self.leaf is not None
+
+    def is_frozen(self, raw: int) -> bool:
+        """Whether the entry is frozen."""
+        is_table = self.table is not None and self.table.matches(raw)
+        return self.freezes and not is_table and self.word.is_frozen(raw)
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,6 +323,8 @@ class Arch:
     """Who reads the table: "hardware", or "software" that refills a TLB."""
     sign_extended: bool
     """Whether a canonical address repeats its top bit; otherwise the bits above are zero."""
+    region_bits: int = 0
+    """How many of the `va_bits` are not next to the others but at the top of the 64 (ia64)."""
     implied: str = ""
     """Attributes that every leaf grants: the format has no bit to withhold them."""
     write_needs_read: bool = False
@@ -300,6 +359,19 @@ class Arch:
         """The attributes that a leaf can withhold or grant, in the order of `FLAGS`."""
         decided = "".join(choice.letters for choice in self.layout[0].word.attributes)
         return "".join(letter for letter in FLAGS if letter in decided)
+
+    def canonical(self, number: int) -> int:
+        """The address with these low `va_bits`, the others as the architecture wants them.
+
+        >>> import ptl.arch
+        >>> hex(ptl.arch.get("x86_64").canonical(0x8000_0000_0000))
+        '0xffff800000000000'
+        """
+        number &= (1 << self.va_bits) - 1
+        if self.sign_extended and number >> self.va_bits - 1:
+            number += (1 << 64) - (1 << self.va_bits)
+        region = number >> self.va_bits - self.region_bits
+        return number + (region << 64 - self.region_bits) - (region << self.va_bits - self.region_bits)
 
     def level(self, number: int) -> Level:
         """The level of that number: 1 is the leaf level."""
@@ -361,11 +433,11 @@ class Arch:
         word = geometry.word
         if not 0 <= raw < 1 << 8 * word.bytes:
             raise ValueError(f"entry {raw:#x} does not fit {word.bytes} bytes")
-        frozen = bool(raw & word.frozen_bit(raw))
-        if raw & ~word.frozen_absent & ~geometry.empty_ignores == geometry.empty:
+        frozen = geometry.is_frozen(raw)
+        if raw & ~(word.frozen_absent if geometry.freezes else 0) & ~geometry.empty_ignores == geometry.empty:
             return Entry(State.EMPTY, frozen=frozen)
         if geometry.table is not None and geometry.table.matches(raw):
-            return Entry(State.TABLE, geometry.address.get(raw), frozen=frozen)
+            return Entry(State.TABLE, geometry.address.get(raw))
         if self._is_leaf(geometry, geometry.leaf, raw):
             return Entry(State.HUGE, geometry.leaf_address.get(raw), self._flags_of(word, raw), frozen)
         if geometry.busy and raw == geometry.busy:
@@ -444,6 +516,10 @@ class Arch:
     def _flags_of(self, word: Word, raw: int) -> str:
         granted = self.implied + "".join(choice.get(raw) for choice in word.attributes)
         return "".join(letter for letter in FLAGS if letter in granted)
+
+
+def _shifted(bits: int, left: int) -> int:
+    return bits << left if left >= 0 else bits >> -left
 
 
 def _shift(mask: int) -> int:

@@ -72,7 +72,7 @@ def _level(name: str, shift: int, bits: int, bits_below: int = 0, *, leaf: bool 
         invalid_clear=V,
         invalid_set=INVALID,
         empty_ignores=A | D,
-        busy=1 << 10 | 1 << 11 if bits_below else 0,
+        busy=1 << 10 | 1 << 11 if leaf and bits_below else 0,
     )
 
 

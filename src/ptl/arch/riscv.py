@@ -90,7 +90,7 @@ def _level(
         address=address,
         invalid=Pattern(V | above | misaligned, 0) if leaf and not leaf_level else None,
         invalid_clear=V,
-        busy=0 if leaf_level else W | U,
+        busy=W | U if leaf and not leaf_level else 0,
     )
 
 

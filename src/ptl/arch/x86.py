@@ -88,7 +88,7 @@ def _upper(
         address=address,
         invalid=Pattern(P | PS, PS) if leaf else None,
         invalid_clear=P,
-        busy=busy,
+        busy=busy if leaf else 0,
     )
 
 
@@ -187,7 +187,6 @@ I386_PAE = Arch(
             table_set=P,
             leaf=None,
             address=_64_ADDRESS,
-            busy=_64_BUSY,
         ),
     ),
 )

@@ -11,11 +11,18 @@ N2  A frozen entry is changed by nobody but the thread that froze it, which hold
     not know the frozen bit: it may still set accessed and dirty.
 N3  Whoever freezes either thaws, or stores a final value that is not frozen, or leaves the entry frozen for good in a
     table that it detaches.
-
 N4  Whoever takes something away from a leaf flushes the TLBs before returning (tlb.pxi, B2).
+N5  An entry with a shadow, which hardware reads in its place, is changed by whoever has frozen it, lock holder or not:
+    freeze, store the shadow, store the entry. So both change as one, and no flush comes before the shadow:
 
-Compare-exchange is lock-free, but for the flush of attached TLBs; freezing and thawing end because each failure is
-somebody else's change.
+        entry      value --freeze--> value + F -----------------------------> new value
+        shadow     shadow of value ----------------> shadow of new value
+
+N6  Frozen is only what somebody without a lock may change: a leaf, software's entry, an empty place of a leaf table. A slot
+    that names a table, or is empty above the leaf tables, changes under the lock of its table (transition.pxi, T1).
+
+Compare-exchange is lock-free, but for the flush of attached TLBs, and for shadows, whose owner is waited for; freezing
+and thawing end because each failure is somebody else's change.
 """
 
 cdef enum Change:
@@ -25,14 +32,34 @@ cdef enum Change:
 
 
 cdef inline int entry_change(
-    const LevelFormat *format, char *slot, uint64_t *expected, uint64_t desired
+    Record *me, const LevelFormat *format, char *slot, uint64_t *expected, uint64_t desired
 ) noexcept nogil:
-    """Compare-exchange that respects the freeze (N2); *expected is what was found."""
+    """Compare-exchange that respects the freeze (N2), inside a section; *expected is what was found."""
     if is_frozen(format, expected[0]):
         return FROZEN
+    if format.shadow.offset:
+        return entry_change_shadowed(me, format, slot, expected, desired)
     if entry_compare_exchange(slot, expected, desired, format):
         return CHANGED
     return FROZEN if is_frozen(format, expected[0]) else OTHER_VALUE
+
+
+cdef int entry_change_shadowed(
+    Record *me, const LevelFormat *format, char *slot, uint64_t *expected, uint64_t desired
+) noexcept nogil:
+    """As entry_change, where hardware reads a shadow (N5)."""
+    cdef uint64_t frozen = expected[0] | frozen_bit(format, expected[0])
+    cdef bint is_inside = load_relaxed_64(&me.critical) != 0        # a fork must not find it frozen
+    cdef int change = CHANGED
+    if not is_inside:
+        critical_enter(me)
+    if entry_compare_exchange(slot, expected, frozen, format):
+        entry_exchange(slot, desired, format)
+    else:
+        change = FROZEN if is_frozen(format, expected[0]) else OTHER_VALUE
+    if not is_inside:
+        critical_leave(me)
+    return change
 
 
 cdef int leaf_replace(
@@ -45,10 +72,10 @@ cdef int leaf_replace(
     cdef int change
     # Acquire, partner: tree_attach, which waits for this section before the Tlb is filled.
     if load_acquire_pointer(<void **> &tree.attached) is NULL or not is_leaf(level, found.raw):
-        return entry_change(level, found.slot, expected, desired)
+        return entry_change(me, level, found.slot, expected, desired)
     critical_enter(me)
     begun = change_begin(tree)
-    change = entry_change(level, found.slot, expected, desired)
+    change = entry_change(me, level, found.slot, expected, desired)
     if change == CHANGED:
         flush(tree, begun, first, first + (span(level) - 1), NO_FLUSH_OF_AN_ENTRY)
     change_end(tree, begun)
@@ -57,13 +84,27 @@ cdef int leaf_replace(
 
 
 cdef uint64_t entry_freeze(const LevelFormat *format, char *slot) noexcept nogil:
-    """Freeze an entry, for the holder of its table's lock, and return its value without the frozen bit."""
+    """Keep an entry as it is, for the holder of its table's lock, and return its value: frozen, where it may be (N6)."""
     cdef uint64_t raw = entry_load(slot, format)
     if is_faulty(NOTHING_IS_FROZEN):
         return raw
-    while not entry_compare_exchange(slot, &raw, raw | frozen_bit(format, raw), format):
-        pass
-    return raw
+    while True:
+        if format.number > 1 and (is_empty(format, raw) or raw & format.table_mask == format.table_value):
+            return raw
+        if format.shadow.offset and is_frozen(format, raw):     # by who changes it without a lock, two stores long (N5)
+            sched_yield()
+            raw = entry_load(slot, format)
+        elif entry_compare_exchange(slot, &raw, raw | frozen_bit(format, raw), format):
+            return raw
+
+
+cdef inline bint entry_change_frozen(
+    const LevelFormat *format, char *slot, uint64_t *raw, uint64_t new
+) noexcept nogil:
+    """Compare-exchange for whoever froze the entry: fails only when hardware has set accessed or dirty in it (N2)."""
+    if format.shadow.offset:
+        shadow_store(slot, new, format)             # N5; where hardware reads shadows, it sets nothing in entries
+    return entry_compare_exchange(slot, raw, new, format)
 
 
 cdef void entry_thaw(const LevelFormat *format, char *slot) noexcept nogil:
@@ -75,7 +116,7 @@ cdef void entry_thaw(const LevelFormat *format, char *slot) noexcept nogil:
 cdef void entry_withhold(const LevelFormat *format, char *slot, int letter) noexcept nogil:
     """Make a frozen leaf deny one attribute, for whoever froze it; hardware may set other bits meanwhile (N2)."""
     cdef uint64_t raw = entry_load(slot, format)
-    while not entry_compare_exchange(slot, &raw, attribute_cleared(format, raw, letter), format):
+    while not entry_change_frozen(format, slot, &raw, attribute_cleared(format, raw, letter)):
         pass
 
 
@@ -104,7 +145,7 @@ cdef int page_map(Tree *tree, Record *me, uint64_t va, uint64_t leaf, Found *fou
         change = FROZEN if found.state == BUSY else OTHER_VALUE
         if found.level == 1 and found.state == EMPTY:
             empty = found.raw
-            change = entry_change(&tree.format.level[1], found.slot, &empty, leaf)
+            change = entry_change(me, &tree.format.level[1], found.slot, &empty, leaf)
             if change == OTHER_VALUE:
                 found.raw = empty
                 found.state = classify(&tree.format, 1, empty)

@@ -2,13 +2,14 @@
 """An architecture's description as the core reads it: classify, encode and decode one entry.
 
 `ptl.arch.description` says what each field means. Everything here is pure arithmetic on one entry: no shared memory but
-for `entry_load` and its kin, which know the width and the byte order of an entry.
+for `entry_load` and its kin, which know the width and the byte order of an entry, and its shadow (entry.pxi, N5).
 """
 
 cdef enum:
     LEVELS = 5
     ATTRIBUTES = 7          # r w x u g a d, in that order; bit n of a set of attributes is letter n
     CHOICE_BITS = 5         # of an entry that one choice takes, at most
+    RULES = 6               # of a shadow, at most
 
 cdef enum:                  # letters of an attribute that mean something here
     LETTER_WRITE = 1
@@ -30,7 +31,7 @@ cdef enum Shape:            # how an entry lies in memory
     NATIVE_32 = 1
     SWAPPED_64 = 2
     SWAPPED_32 = 3
-    MIXED = 4               # each level its own, or an address in two pieces: the walk looks it up
+    MIXED = 4               # each level its own, or one of them odd (is_odd): the walk looks it up
 
 cdef struct Choice:         # bits that say some of the attributes together
     uint32_t letters
@@ -48,6 +49,18 @@ cdef struct Attributes:
     Choice choice[ATTRIBUTES]
     uint64_t bits[1 << ATTRIBUTES]      # what to write, by set of attributes
 
+cdef struct Rule:
+    uint64_t mask
+    uint64_t value
+    uint64_t bits
+
+cdef struct Shadow:
+    uint64_t offset                     # in bytes; 0: there is none
+    uint64_t needs
+    uint64_t copies
+    uint64_t always
+    Rule rule[RULES]
+
 cdef struct LevelFormat:
     uint64_t table_mask     # what the walk reads comes first
     uint64_t table_value
@@ -59,13 +72,21 @@ cdef struct LevelFormat:
     uint32_t shape
     uint64_t high_mask      # of an address in two pieces
     uint32_t high_shift
+    uint32_t copy_shift     # of a pair of words
+    uint64_t region_mask    # of the index, what is not next to the rest in the address
+    uint32_t region_shift
     uint32_t soft_shift
     uint64_t present_mask
     uint64_t present_flip
     uint64_t frozen_present
+    uint64_t frozen_mask    # a leaf is frozen when all of it is set
+    uint64_t frozen_value
     uint64_t frozen_absent
     const Attributes *attributes
+    uint32_t number
     uint32_t has_leaf
+    uint32_t leaf_shift
+    bint empty_is_table
     uint64_t soft_mask      # the offset of a software entry
     uint64_t soft_flip      # the bits of it that are stored inverted
     uint64_t soft_other     # its other fields
@@ -76,6 +97,7 @@ cdef struct LevelFormat:
     uint64_t reserved_mask
     uint64_t reserved_value
     uint64_t leaf_address_mask
+    uint64_t leaf_bits      # all that a leaf's address takes
     uint64_t leaf_set
     uint64_t table_set
     uint64_t invalid_mask
@@ -87,6 +109,7 @@ cdef struct LevelFormat:
     uint64_t busy
     uint64_t entries
     uint64_t table_bytes
+    Shadow shadow
 
 cdef struct Format:
     LevelFormat level[LEVELS + 1]   # from 1
@@ -95,6 +118,7 @@ cdef struct Format:
     uint32_t shape                  # of all levels, or MIXED
     uint32_t va_bits
     uint32_t sign_extended
+    uint32_t region_bits            # of the va_bits, at the top of the 64
 
 
 cdef uint64_t load_in_halves(const uint32_t *slot) noexcept nogil:
@@ -123,27 +147,40 @@ cdef inline uint64_t entry_load(char *slot, const LevelFormat *level) noexcept n
     return load_shaped(slot, level.shape)
 
 
-cdef inline void entry_store_private(char *slot, uint64_t raw, const LevelFormat *level) noexcept nogil:
-    """For a table that no one else can reach yet."""
-    if level.shape == NATIVE_64:
+cdef inline void store_private_shaped(char *slot, uint64_t raw, uint32_t shape) noexcept nogil:
+    if shape == NATIVE_64:
         (<uint64_t *> slot)[0] = raw
-    elif level.shape == NATIVE_32:
+    elif shape == NATIVE_32:
         (<uint32_t *> slot)[0] = <uint32_t> raw
-    elif level.shape == SWAPPED_64:
+    elif shape == SWAPPED_64:
         (<uint64_t *> slot)[0] = swap_64(raw)
     else:
         (<uint32_t *> slot)[0] = swap_32(<uint32_t> raw)
 
 
-cdef inline uint64_t entry_exchange(char *slot, uint64_t raw, const LevelFormat *level) noexcept nogil:
+cdef inline void entry_store_private(char *slot, uint64_t raw, const LevelFormat *level) noexcept nogil:
+    """For a table that no one else can reach yet."""
+    store_private_shaped(slot, raw, level.shape)
+    if level.shadow.offset:
+        store_private_shaped(slot + level.shadow.offset, shadow_of(level, raw), level.shape)
+
+
+cdef inline uint64_t exchange_shaped(char *slot, uint64_t raw, uint32_t shape) noexcept nogil:
     # Acquire and release, partner: entry_load of every walk. What the entry names is complete before it is seen.
-    if level.shape == NATIVE_64:
+    if shape == NATIVE_64:
         return exchange_64(<uint64_t *> slot, raw)
-    if level.shape == NATIVE_32:
+    if shape == NATIVE_32:
         return exchange_32(<uint32_t *> slot, <uint32_t> raw)
-    if level.shape == SWAPPED_64:
+    if shape == SWAPPED_64:
         return swap_64(exchange_64(<uint64_t *> slot, swap_64(raw)))
     return swap_32(exchange_32(<uint32_t *> slot, swap_32(<uint32_t> raw)))
+
+
+cdef inline uint64_t entry_exchange(char *slot, uint64_t raw, const LevelFormat *level) noexcept nogil:
+    """Store an entry and its shadow, which the caller has to itself (entry.pxi, N5), and return the old entry."""
+    if level.shadow.offset:
+        shadow_store(slot, raw, level)
+    return exchange_shaped(slot, raw, level.shape)
 
 
 cdef inline bint entry_compare_exchange(
@@ -170,19 +207,65 @@ cdef inline bint entry_compare_exchange(
     return done
 
 
+# -- shadows ----------------------------------------------------------------------------------------------------------
+
+cdef uint64_t shadow_of(const LevelFormat *level, uint64_t raw) noexcept nogil:
+    """What hardware is to see of an entry."""
+    cdef const Shadow *shadow = &level.shadow
+    cdef uint64_t word = shadow.always | raw & shadow.copies
+    cdef int i
+    if raw & shadow.needs != shadow.needs:
+        return 0
+    for i in range(RULES):
+        if raw & shadow.rule[i].mask == shadow.rule[i].value:
+            word |= shadow.rule[i].bits
+    return word
+
+
+cdef void shadow_store(char *slot, uint64_t raw, const LevelFormat *level) noexcept nogil:
+    # Release, partner: the walk of the hardware. What the entry names is complete before hardware sees it.
+    exchange_shaped(slot + level.shadow.offset, shadow_of(level, raw), level.shape)
+
+
 # -- one entry's meaning ----------------------------------------------------------------------------------------------
+# An address lies `shift` bits lower in an entry than in itself, or higher by 64 less that: a rotation does for both.
+
+cdef inline uint64_t rotate_left(uint64_t bits, uint32_t by) noexcept nogil:
+    return bits << by | bits >> (-by & 63)
+
+
+cdef inline uint64_t rotate_right(uint64_t bits, uint32_t by) noexcept nogil:
+    return bits >> by | bits << (-by & 63)
+
 
 cdef inline uint64_t entry_address(const LevelFormat *level, uint64_t raw) noexcept nogil:
-    return (raw & level.address_mask) << level.address_shift | (raw & level.high_mask) << level.high_shift
+    return rotate_left(raw & level.address_mask, level.address_shift) | (raw & level.high_mask) << level.high_shift
 
 
 cdef inline uint64_t leaf_address(const LevelFormat *level, uint64_t raw) noexcept nogil:
-    return (raw & level.leaf_address_mask) << level.address_shift | (raw & level.high_mask) << level.high_shift
+    return rotate_left(raw & level.leaf_address_mask, level.leaf_shift) | (raw & level.high_mask) << level.high_shift
 
 
-cdef inline uint64_t address_bits(const LevelFormat *level, uint64_t mask, uint64_t pa) noexcept nogil:
-    """The bits of an entry that holds an address; the mask is that of a table's or a leaf's."""
-    return pa >> level.address_shift & mask | pa >> level.high_shift & level.high_mask
+cdef inline uint64_t table_bits(const LevelFormat *level, uint64_t pa) noexcept nogil:
+    """The bits of an entry that holds the address of a table."""
+    cdef uint64_t raw = rotate_right(pa, level.address_shift) & level.address_mask | pa >> level.high_shift & level.high_mask
+    return raw | raw << level.copy_shift
+
+
+cdef inline uint64_t leaf_bits(const LevelFormat *level, uint64_t pa) noexcept nogil:
+    """The bits of an entry that holds the address of a leaf."""
+    cdef uint64_t raw = rotate_right(pa, level.leaf_shift) & level.leaf_address_mask | pa >> level.high_shift & level.high_mask
+    return raw | raw << level.copy_shift
+
+
+cdef inline uint64_t leaf_step(const LevelFormat *level) noexcept nogil:
+    """How much the entries of neighbouring leaves differ by."""
+    return leaf_bits(level, span(level))
+
+
+cdef inline uint64_t slot_index(const LevelFormat *level, uint64_t va) noexcept nogil:
+    """Which entry of a table of that level is on the way to an address."""
+    return va >> level.shift & level.index_mask | va >> level.region_shift & level.region_mask
 
 
 cdef inline uint64_t span(const LevelFormat *level) noexcept nogil:
@@ -212,12 +295,14 @@ cdef inline uint64_t frozen_bit(const LevelFormat *level, uint64_t raw) noexcept
 
 
 cdef inline bint is_frozen(const LevelFormat *level, uint64_t raw) noexcept nogil:
-    return raw & frozen_bit(level, raw) != 0
+    if is_present(level, raw):
+        return raw & level.frozen_mask == level.frozen_value and raw & level.table_mask != level.table_value
+    return raw & level.frozen_absent != 0 and raw & level.table_mask != level.table_value
 
 
 cdef inline uint64_t thawed(const LevelFormat *level, uint64_t raw) noexcept nogil:
     """The entry, not frozen."""
-    return raw & ~frozen_bit(level, raw)
+    return raw & ~frozen_bit(level, raw) if is_frozen(level, raw) else raw
 
 
 cdef inline bint is_empty(const LevelFormat *level, uint64_t raw) noexcept nogil:
@@ -276,11 +361,11 @@ cdef inline uint64_t attribute_cleared(const LevelFormat *level, uint64_t raw, i
 
 
 cdef inline uint64_t leaf_make(const LevelFormat *level, uint64_t pa, uint64_t bits) noexcept nogil:
-    return level.leaf_set | address_bits(level, level.leaf_address_mask, pa) | bits
+    return level.leaf_set | leaf_bits(level, pa) | bits
 
 
 cdef inline uint64_t table_make(const LevelFormat *level, uint64_t pa) noexcept nogil:
-    return level.table_set | address_bits(level, level.address_mask, pa)
+    return level.table_set | table_bits(level, pa)
 
 
 cdef inline uint64_t bits_on(const LevelFormat *level, const LevelFormat *other, uint64_t raw) noexcept nogil:
@@ -289,7 +374,7 @@ cdef inline uint64_t bits_on(const LevelFormat *level, const LevelFormat *other,
     Levels with words of the same kind share what else the leaf has, such as how to cache it.
     """
     if level.attributes is other.attributes:
-        return raw & (~(level.address_mask | level.high_mask | level.leaf_set) | level.attributes.mask)
+        return raw & (~(level.leaf_bits | level.leaf_set) | level.attributes.mask)
     return attribute_bits(other, attributes_of(level, raw))
 
 
@@ -340,17 +425,37 @@ cdef inline bint soft_run_fits(const Format *format, uint32_t number, uint64_t r
     return pages == 1 or offset + pages <= level.soft_mask >> level.soft_shift
 
 
+# -- addresses --------------------------------------------------------------------------------------------------------
+
 cdef inline bint is_canonical(const Format *format, uint64_t va) noexcept nogil:
+    return canonical_va(format, va) == va
+
+
+cdef inline uint64_t canonical_va(const Format *format, uint64_t va) noexcept nogil:
+    """The address that an architecture can have with the same bits where its indices come from."""
     cdef uint32_t unused = 64 - format.va_bits
     if format.sign_extended:
-        return <uint64_t> (<int64_t> (va << unused) >> unused) == va
-    return unused == 0 or va >> format.va_bits == 0
+        return <uint64_t> (<int64_t> (va << unused) >> unused)
+    if format.region_bits == 0:
+        return va << unused >> unused
+    return va << (unused + format.region_bits) >> (unused + format.region_bits) | (
+        va >> (64 - format.region_bits) << (64 - format.region_bits)
+    )
+
+
+cdef inline uint64_t va_of_index(const Format *format, uint32_t level, uint64_t va, uint64_t index) noexcept nogil:
+    """The first address under an entry of the table of that level whose first address is va."""
+    cdef const LevelFormat *own = &format.level[level]
+    return canonical_va(
+        format, va + ((index & own.index_mask) << own.shift) | (index & own.region_mask) << own.region_shift
+    )
 
 
 cdef inline bint is_run(const Format *format, uint64_t va, uint64_t length) noexcept nogil:
-    """Whether a range that is not empty stays in the half of the canonical addresses that it begins in."""
+    """Whether a range that is not empty stays in the half, or the region, of the canonical addresses that it begins in."""
     cdef uint64_t last = va + (length - 1)
-    return last >= va and is_canonical(format, va) and is_canonical(format, last) and <int64_t> (va ^ last) >= 0
+    cdef uint32_t apart = max(format.region_bits, <uint32_t> 1)
+    return last >= va and is_canonical(format, va) and is_canonical(format, last) and (va ^ last) >> (64 - apart) == 0
 
 
 # -- reading the description ------------------------------------------------------------------------------------------
@@ -368,6 +473,7 @@ cdef int format_read(Format *format, object arch) except -1:
     format.levels = arch.levels
     format.va_bits = arch.va_bits
     format.sign_extended = arch.sign_extended
+    format.region_bits = arch.region_bits
     known = []
     for number in range(1, format.levels + 1):
         level = &format.level[number]
@@ -378,12 +484,23 @@ cdef int format_read(Format *format, object arch) except -1:
             known.append(word)
             words += 1
         level_read(level, description, arch.byte_order == sys.byteorder)
+        level.number = number
         level.attributes = &format.attributes[<uint32_t> known.index(word)]
+    if format.region_bits:
+        level = &format.level[format.levels]
+        level.index_mask >>= format.region_bits
+        level.region_mask = (level.entries - 1) & ~level.index_mask
+        level.region_shift = 64 - format.region_bits - (level.entries.bit_length() - 1 - format.region_bits)
     format.shape = format.level[1].shape
     for number in range(1, format.levels + 1):
-        if format.level[number].shape != format.shape or format.level[number].high_mask:
+        if format.level[number].shape != format.shape or is_odd(&format.level[number]):
             format.shape = MIXED
     return 0
+
+
+cdef bint is_odd(const LevelFormat *level) noexcept nogil:
+    """Whether a walk has to look for more than one kind of index, of address, and of entries that name no table."""
+    return level.high_mask or level.region_mask or level.empty_is_table or level.address_shift >= 32
 
 
 cdef int level_read(LevelFormat *level, object description, bint is_native) except -1:
@@ -395,27 +512,35 @@ cdef int level_read(LevelFormat *level, object description, bint is_native) exce
         level.shape = NATIVE_32 if is_native else SWAPPED_32
     level.shift = description.shift
     level.index_mask = description.entries - 1
+    level.region_shift = 63
     level.entries = description.entries
     level.entry_shift = 3 if word.bytes == 8 else 2
     level.table_bytes = description.table_bytes
     level.address_mask = description.address.mask
-    level.address_shift = description.address.left_shift
+    level.address_shift = description.address.left_shift & 63
     level.high_mask = description.address.high_mask
     level.high_shift = description.address.high_left_shift
+    level.copy_shift = description.address.copy_shift
     level.leaf_address_mask = leaf_field.mask
+    level.leaf_shift = leaf_field.left_shift & 63
+    level.leaf_bits = leaf_field.bits
     level.table_set = description.table_set
     level.leaf_any = description.leaf_any
     level.leaf_set = description.leaf_set
     level.empty = description.empty
-    level.empty_mask = ~<uint64_t> (word.frozen_absent | description.empty_ignores)
+    level.empty_is_table = description.empty_is_table
     level.busy = description.busy
     level.invalid_clear = description.invalid_clear
     level.invalid_set = description.invalid_set
     level.has_leaf = description.leaf is not None
     level.present_mask = word.present_mask
     level.present_flip = word.present_flip
-    level.frozen_present = word.frozen_present
-    level.frozen_absent = word.frozen_absent
+    level.frozen_value = 1              # and a mask of 0: never
+    if description.freezes:
+        level.frozen_present = word.frozen_present
+        level.frozen_mask = level.frozen_value = word.frozen_mask or word.frozen_present
+        level.frozen_absent = word.frozen_absent
+    level.empty_mask = ~<uint64_t> (level.frozen_absent | description.empty_ignores)
     level.soft_mask = word.soft.offset_mask
     level.soft_flip = word.soft.flip
     level.soft_shift = count_trailing_zeros(level.soft_mask)
@@ -426,6 +551,24 @@ cdef int level_read(LevelFormat *level, object description, bint is_native) exce
     level.leaf_mask, level.leaf_value = pattern_of(description.leaf)
     level.invalid_mask, level.invalid_value = pattern_of(description.invalid)
     level.reserved_mask, level.reserved_value = pattern_of(description.leaf_never)
+    return shadow_read(&level.shadow, description.shadow)
+
+
+cdef int shadow_read(Shadow *shadow, object description) except -1:
+    cdef int i
+    if description is None:
+        return 0
+    if len(description.rules) > RULES:
+        raise FormatError(f"a shadow has at most {RULES} rules")
+    shadow.offset = description.offset
+    shadow.needs = description.needs
+    shadow.copies = description.copies
+    shadow.always = description.always
+    for i in range(RULES):
+        shadow.rule[i].value = 1        # and a mask of 0: never
+    for i, (pattern, bits) in enumerate(description.rules):
+        shadow.rule[i].mask, shadow.rule[i].value = pattern.mask, pattern.value
+        shadow.rule[i].bits = bits
     return 0
 
 

@@ -457,7 +457,7 @@ cdef void commit_covered(
             if private:
                 entry_store_private(slot, new, format)
                 break
-            if entry_compare_exchange(slot, &raw, new, format):
+            if entry_change_frozen(format, slot, &raw, new):
                 break
         if new != raw & ~format.frozen_present:
             op.changed += span(format)

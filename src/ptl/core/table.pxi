@@ -111,6 +111,42 @@ cdef void tree_free(Tree *tree, uint64_t offset, uint32_t level) noexcept nogil:
     table_return(table)
 
 
+cdef bint nothing_make(PageTable pt, object described) except -1:
+    """Where the format's empty slots name a table (`Level.empty_is_table`), make the one of each level that all share.
+
+    The table's own `arch` then has the entries that name them. False, and nothing taken, when there is no room.
+    """
+    cdef Tree *tree = pt.tree
+    cdef LevelFormat *above
+    cdef Table *table
+    cdef uint32_t level
+    layout = list(described.layout)
+    for level in range(1, tree.format.levels):
+        above = &tree.format.level[level + 1]
+        if not above.empty_is_table:
+            continue
+        table = tables_take(tree.block, tree.order[level], 1)
+        if table is NULL:
+            nothing_free(tree)
+            return False
+        table_fill_empty(tree, table, level)
+        tree.nothing[level] = table
+        above.empty = table_make(above, tree.base + table_offset(tree.block, table))
+        layout[level] = replace(layout[level], empty=above.empty)
+    pt.described = described
+    if layout != list(described.layout):
+        pt.arch = replace(described, layout=tuple(layout))
+    return True
+
+
+cdef void nothing_free(Tree *tree) noexcept nogil:
+    cdef uint32_t level
+    for level in range(1, tree.format.levels):
+        if tree.nothing[level] is not NULL:
+            table_return(tree.nothing[level])
+            tree.nothing[level] = NULL
+
+
 @cython.no_gc_clear             # __dealloc__ still needs the frames
 cdef class PageTable:
     """A page table of one architecture, bit for bit, that any number of threads may walk and change at once.
@@ -190,6 +226,9 @@ cdef class PageTable:
                 f"the top table at pa {tree.base + tree.root:#x} is beyond the {arch.root_bits} bits "
                 f"that {arch.name} has for it"
             )
+        if not nothing_make(self, arch):
+            table_return(root)
+            raise OutOfFrames(f"no room in {memory!r} for the tables that empty slots of {arch.name} name")
         table_fill_empty(tree, root, tree.format.levels)
         table_count(tree, root, 1)
 
@@ -197,6 +236,7 @@ cdef class PageTable:
         if self.tree is not NULL:
             if self.tree.tables and not self.own_frames:    # its own end with it
                 tree_free(self.tree, self.tree.root, self.tree.format.levels)
+                nothing_free(self.tree)
             free(self.tree)
 
     def __reduce__(self):
@@ -299,7 +339,7 @@ cdef class PageTable:
             steps.append(Step(
                 number,
                 tree.base + tables[number],
-                address >> format.shift & format.index_mask,
+                slot_index(format, address),
                 raws[number],
                 state_of(classify_in_block(tree, number, raws[number])),
             ))
@@ -842,8 +882,9 @@ cdef int check_table(PageTable pt, uint64_t offset, uint32_t level, uint64_t va,
     cdef Tree *tree = pt.tree
     cdef const LevelFormat *format = &tree.format.level[level]
     cdef Table *table = table_of(tree.block, offset)
-    cdef uint64_t raw, i, tables
+    cdef uint64_t raw, shadow, i, tables
     cdef uint32_t below
+    cdef char *entry
     cdef int state
     where = f"the level-{level} table of va {va:#x} at pa {tree.base + offset:#x}"
     broken(offset not in seen, "I12", f"{where} is named by two slots")
@@ -855,14 +896,22 @@ cdef int check_table(PageTable pt, uint64_t offset, uint32_t level, uint64_t va,
     )
     broken(table.pins < 1 << 31, "I7", f"{where} has {table.pins} pins")
     for i in range(format.entries):
-        raw = entry_load(tree.memory + offset + (i << format.entry_shift), format)
+        entry = tree.memory + offset + (i << format.entry_shift)
+        raw = entry_load(entry, format)
+        if format.shadow.offset:
+            shadow = load_shaped(entry + format.shadow.offset, format.shape)
+            broken(
+                shadow == shadow_of(format, raw), "S1", f"entry {i} of {where} holds {raw:#x}, and its shadow {shadow:#x}"
+            )
         if is_empty(format, raw) and not is_frozen(format, raw):
             continue
         state = classify_in_block(tree, level, raw)
         if is_frozen(format, raw) or state == INVALID or state == BAD or state == BUSY:
             raise InvariantError(f"I1: entry {i} of {where} holds {raw:#x}: {state_of(state).name} or frozen, at rest")
         if state == TABLE:
-            check_table(pt, child_offset(tree, level, raw), level - 1, va + (i << format.shift), seen, parked)
+            check_table(
+                pt, child_offset(tree, level, raw), level - 1, va_of_index(&tree.format, level, va, i), seen, parked
+            )
         elif owns_tables(tree, level, state):
             tables = 1
             for below in range(level - 1, 0, -1):
@@ -883,7 +932,7 @@ cdef int dump_table(PageTable pt, uint64_t offset, uint32_t level, uint64_t va, 
         if i < format.entries:
             raw = entry_load(tree.memory + offset + (i << format.entry_shift), format)
         state = classify_in_block(tree, level, raw)
-        first = sign_extend(&tree.format, va + (i << format.shift))
+        first = va_of_index(&tree.format, level, va, i)
         if run is not None:
             start, end, pa, flags = run
             if state == HUGE and flags == FLAG_TEXT[attributes_of(format, raw)] and (
@@ -898,7 +947,7 @@ cdef int dump_table(PageTable pt, uint64_t offset, uint32_t level, uint64_t va, 
             run = first, first + span(format), leaf_address(format, raw), FLAG_TEXT[attributes_of(format, raw)]
         elif state == TABLE:
             lines.append(f"{indent}{first:#x} level {level - 1} table at {tree.base + child_offset(tree, level, raw):#x}")
-            dump_table(pt, child_offset(tree, level, raw), level - 1, va + (i << format.shift), lines)
+            dump_table(pt, child_offset(tree, level, raw), level - 1, first, lines)
         elif state != EMPTY:
             lines.append(f"{indent}{first:#x} {state_of(state).name} {raw:#x}")
     return 0
@@ -982,12 +1031,6 @@ cdef object default_frames(Tree *tree, object arch):
     cdef uint64_t least = min(arch.table_bytes(level) for level in range(1, arch.levels + 1))
     cdef uint64_t size = min(most, 4 * full_tree_bytes(&tree.format, most))
     return Frames(align_up(size, 4096), frame_bytes=min(4096, max(16, least)))
-
-
-cdef inline uint64_t sign_extend(const Format *format, uint64_t va) noexcept nogil:
-    """The canonical address with these low bits."""
-    cdef uint32_t unused = 64 - format.va_bits
-    return <uint64_t> (<int64_t> (va << unused) >> unused) if format.sign_extended else va
 
 
 cdef int get_addresses(object source, Py_buffer *buffer, int flags) except -1:

@@ -194,7 +194,7 @@ cdef int cache_fill(
     """Walk as hardware does, set accessed and dirty, and remember the leaf; under the lock."""
     cdef const LevelFormat *format
     cdef uint64_t raw, marked
-    cdef int result = MISS
+    cdef int result = MISS, change
     section_enter(me)
     while result == MISS:
         walk(tree, va, 1, found)
@@ -211,8 +211,13 @@ cdef int cache_fill(
             if needs & ACCESS_WRITE:
                 marked |= 1 << LETTER_DIRTY
             marked = attributes_set(format, raw, <uint32_t> marked)
+            if marked == raw:
+                result = HIT
+            elif format.shadow.offset:              # the fault handler marks the entry, and who has frozen it is waited for
+                change = entry_change(me, format, found.slot, &raw, marked)
+                result = HIT if change == CHANGED else WAIT if change == FROZEN else MISS
             # Frozen or not: hardware does not know that bit. A failure is somebody else's change.
-            if marked == raw or entry_compare_exchange(found.slot, &raw, marked, format):
+            elif entry_compare_exchange(found.slot, &raw, marked, format):
                 result = HIT
     section_leave(me)
     if result == HIT:

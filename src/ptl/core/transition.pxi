@@ -10,7 +10,8 @@ T1  A slot's state changes only under the lock of the table that holds the slot.
     lock too; the upper lock is taken first.
 T2  Whoever holds a table's lock, and found the table by a walk after taking it, keeps it and all tables above it
     attached: to detach one of those is to lock every table below it.
-T3  A table's entries are frozen before it is decided whether to detach it, and stay frozen when it is.
+T3  A table's entries are frozen before it is decided whether to detach it, and stay frozen when it is: those that somebody
+    without a lock may change (entry.pxi, N6); the others are kept by the table's lock.
 T4  A slot never goes from TABLE to HUGE or back in one step, so no TLB sees both sizes. BUSY is empty and frozen:
     hardware faults, `translate` walks again. INVALID is a leaf that hardware does not see and software still reads.
 T5  Accessed and dirty are collected from the old entries after the switch to BUSY, when hardware has let go of them.
@@ -101,7 +102,7 @@ cdef void table_fill_empty(Tree *tree, Table *table, uint32_t level) noexcept no
     cdef uint64_t i
     table.level = level
     if format.empty == 0:
-        memset(entry, 0, format.table_bytes)
+        memset(entry, 0, format.table_bytes)        # a shadow of nothing is nothing
         return
     for i in range(format.entries):
         entry_store_private(entry + (i << format.entry_shift), format.empty, format)
@@ -111,7 +112,7 @@ cdef void table_fill_leaves(Tree *tree, Table *table, uint32_t level, uint64_t p
     """Make a private table one of that level, full of leaves that map a run of frames."""
     cdef const LevelFormat *format = &tree.format.level[level]
     cdef char *entry = tree.memory + table_offset(tree.block, table)
-    cdef uint64_t raw = leaf_make(format, pa, bits), step = span(format) >> format.address_shift, i
+    cdef uint64_t raw = leaf_make(format, pa, bits), step = leaf_step(format), i
     table.level = level
     for i in range(format.entries):
         entry_store_private(entry, raw, format)
@@ -481,7 +482,7 @@ cdef int collapse_decide(
     cdef const Format *format = &tree.format
     cdef const LevelFormat *below = &format.level[level - 1]
     cdef bint in_place = how.pa == UNMAPPED_RAW
-    cdef uint64_t aside = below.leaf_address_mask | below.high_mask | below.attributes.used_mask
+    cdef uint64_t aside = below.leaf_bits | below.attributes.used_mask
     cdef uint64_t i, raw
     cdef int state, result = DONE
     for i in range(below.entries):
@@ -510,7 +511,7 @@ cdef int collapse_decide(
 
 cdef bint differ(const LevelFormat *level, uint64_t raw, uint64_t other) noexcept nogil:
     """Whether two leaves differ in more than their addresses and what a collapse merges, accessed and dirty."""
-    if (raw ^ other) & ~(level.leaf_address_mask | level.high_mask | level.attributes.mask):
+    if (raw ^ other) & ~(level.leaf_bits | level.attributes.mask):
         return True
     return (attributes_of(level, raw) ^ attributes_of(level, other)) & ~<uint32_t> USED != 0
 

@@ -31,6 +31,7 @@ cdef struct Tree:
     uint64_t base
     uint64_t root                   # offset of the root table in the block
     uint64_t limit[LEVELS + 1]      # the last offset at which a table of this level fits (W2)
+    Table *nothing[LEVELS + 1]      # the table of this level that empty slots name, where the format has them name one
     uint32_t order[LEVELS + 1]      # of frames a table of this level takes
     uint64_t tables                 # live tables, the root included, and their bytes
     uint64_t table_bytes
@@ -60,7 +61,7 @@ cdef struct Found:
 
 cdef inline char *slot_of(Tree *tree, uint64_t table, uint32_t level, uint64_t va) noexcept nogil:
     cdef const LevelFormat *format = &tree.format.level[level]
-    return tree.memory + table + ((va >> format.shift & format.index_mask) << format.entry_shift)
+    return tree.memory + table + (slot_index(format, va) << format.entry_shift)
 
 
 cdef inline void walk_shaped(Tree *tree, uint64_t va, uint32_t stop, Found *found, uint32_t shape) noexcept nogil:
@@ -70,14 +71,18 @@ cdef inline void walk_shaped(Tree *tree, uint64_t va, uint32_t stop, Found *foun
     cdef char *slot
     while True:
         level = &tree.format.level[number]
-        slot = tree.memory + table + ((va >> level.shift & level.index_mask) << level.entry_shift)
-        raw = load_shaped(slot, level.shape if shape == MIXED else shape)       # W1
+        if shape == MIXED:
+            slot = slot_of(tree, table, number, va)
+            raw = load_shaped(slot, level.shape)                                # W1
+            if is_empty(level, raw):                                    # which may be the name of a table of nothing
+                break
+            below = entry_address(level, raw) - tree.base
+        else:
+            slot = tree.memory + table + ((va >> level.shift & level.index_mask) << level.entry_shift)
+            raw = load_shaped(slot, shape)                                      # W1
+            below = ((raw & level.address_mask) << level.address_shift) - tree.base
         if raw & level.table_mask != level.table_value or number == stop:
             break
-        if shape == MIXED:
-            below = entry_address(level, raw) - tree.base
-        else:                                                           # an address in one piece
-            below = ((raw & level.address_mask) << level.address_shift) - tree.base
         if below > tree.limit[number - 1]:                              # W2
             break
         table = below

@@ -103,7 +103,7 @@ class AddressSpace:
         self._handler = Handler(pt, self.memory)
         self._page = pt.arch.level(1).span
         self._huge = pt.arch.level(2).span
-        self._top = 1 << (pt.arch.va_bits - pt.arch.sign_extended)
+        self._top = 1 << (pt.arch.va_bits - pt.arch.region_bits - pt.arch.sign_extended)
         self._mappings = Mappings()
         self._changing = threading.RLock()  # a change that ends in another
         self._counting = threading.Lock()
