@@ -123,8 +123,8 @@ SHADOWED = replace(
         *TINY.layout[1:],
     ),
 )
-"""Hardware reads another word beside each entry of a leaf table: one that it can use when the page was accessed, and write
-to when the page is dirty."""
+"""Hardware reads another word beside each entry of a leaf table: one that it can use when the page was accessed, and
+write to when the page is dirty."""
 
 NOTHING_IS_A_TABLE = replace(
     TINY,

@@ -280,14 +280,6 @@ class Reference:
         self.tables.update((n, va & -self.span(n + 1)) for n in range(level, self.arch.levels))
 
 
-def canonical(arch: Arch, va: int) -> int:
-    """The canonical address with these low bits."""
-    va &= (1 << arch.va_bits) - 1
-    if arch.sign_extended and va >> arch.va_bits - 1:
-        va |= (1 << 64) - (1 << arch.va_bits)
-    return va
-
-
 def with_attributes(arch: Arch, raw: int, level: int, flags: Iterable[str]) -> int:
     """A leaf of that level with these attributes in place of its own."""
     for choice in arch.level(level).word.attributes:
@@ -335,7 +327,7 @@ def contents(pt: PageTable) -> Contents:
         for i, raw in enumerate(entries(pt, pa, level)):
             if raw == empty:
                 continue
-            va = canonical(arch, first + i * span)
+            va = arch.canonical(first + i * span)
             state, address, flags, frozen = decode(raw, level)
             assert not frozen, f"{raw:#x} is frozen at {va:#x}"
             if state is State.HUGE:

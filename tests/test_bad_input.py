@@ -450,6 +450,8 @@ def bad_leaf(arch: ptl.arch.Arch) -> int | None:
 def is_settable(arch: ptl.arch.Arch, level: int, raw: int) -> bool:
     """Whether anybody may store this entry by hand on a level: leaves and software's, and on level 1 empty ones."""
     entry = arch.decode(raw, level)
+    if arch.level(level).leaf is None:
+        return False
     return not entry.frozen and (entry.state in (State.HUGE, State.SOFT) or (level == 1 and entry.state is State.EMPTY))
 
 
@@ -466,7 +468,7 @@ def not_settable(arch: ptl.arch.Arch, level: int) -> dict[str, int]:
         return entries if bad is None else entries | {"bad": bad}
     invalid = leaf & ~geometry.invalid_clear | geometry.invalid_set
     return entries | {
-        "table": geometry.table_set,
+        "table": geometry.table_set | geometry.address.put(arch.table_bytes(level - 1)),
         "empty": geometry.empty,
         "frozen soft": soft | word.frozen_absent,
         "busy": geometry.busy,

@@ -34,6 +34,7 @@ GUARDS = {
     "no flush of a move": "test_tlb.py::test_a_move_flushes",
     "no flush of a gather": "test_tlb.py::test_a_gather_flushes_once",
     "no flush of a table that is moved": "test_tlb.py::test_a_move_flushes",
+    "shadow after the entry": "test_shadows.py::test_two_who_change_one_entry_leave_the_shadow_of_the_last",
 }
 """Every fault, and the test that guards against it."""
 

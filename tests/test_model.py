@@ -23,7 +23,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 import ptl
 from made_up import MADE_UP, architecture
 from ptl import Outcome, State
-from reference import Reference, Taken, canonical, contents, software_entry
+from reference import Reference, Taken, contents, software_entry
 
 DOMAIN = ptl.EpochDomain()
 """So that nobody else's tables are in limbo."""
@@ -36,11 +36,14 @@ class Geometry:
         self.arch = arch
         self.page, self.huge = arch.level(1).span, arch.level(2).span
         self.end = 1 << arch.va_bits
+        self.part = self.end >> (arch.region_bits or arch.sign_extended)
+        self.parts = [arch.canonical(first) for first in range(0, self.end, self.part)]
+        """Where the runs of addresses begin that no range leaves: halves, or regions."""
         spans = [arch.level(level).span for level in range(2, arch.levels + 1)]
         borders = {0, 2 * self.huge, *spans, self.end // 2, self.end}
         near = {0, self.page, 2 * self.page, self.huge - self.page, self.huge, self.huge + self.page, 2 * self.huge}
         inside = {border + sign * d for border in borders for d in near for sign in (1, -1)}
-        self.starts = sorted(canonical(arch, va) for va in inside if 0 <= va < self.end)
+        self.starts = sorted(arch.canonical(va) for va in inside if 0 <= va < self.end)
         pages = {1, 2, 3, self.huge // self.page - 1, self.huge // self.page, self.huge // self.page + 1}
         self.lengths = sorted({n * self.page for n in pages} | {2 * self.huge, 3 * self.huge, *spans})
         self.flags = [flags for flags in ("rx", "rw", "rwxu", "rwxugad", "x", "ra", "rwd") if is_flags(arch, flags)]
@@ -52,8 +55,8 @@ class Geometry:
 
     def last(self, va: int) -> int:
         """The end of the addresses that a range from va may cover."""
-        half = self.end // 2 if self.arch.sign_extended else self.end
-        return (va // half + 1) * half
+        first = next(first for first in self.parts if first <= va < first + self.part)
+        return first + self.part
 
     def target(self, va: int, delta: int) -> int:
         """A physical address as aligned as delta lets it be."""
@@ -86,7 +89,7 @@ def machine_for(name: str) -> type[RuleBasedStateMachine]:
             super().__init__()
             self.frames = ptl.Frames(min(1 << 32, 64 * geometry.giant), frame_bytes=granule, domain=DOMAIN)
             self.pt = ptl.PageTable(arch, frames=self.frames)
-            self.model = Reference(arch)
+            self.model = Reference(self.pt.arch)
             self.runs: list[int] = []
 
         @initialize()
@@ -265,7 +268,7 @@ def machine_for(name: str) -> type[RuleBasedStateMachine]:
             edges = {va + offset for va in geometry.starts}
             for first in list(self.model.leaves)[:8]:
                 edges |= {first + offset, first + self.model.leaves[first].size + offset}
-            va = data.draw(st.sampled_from(sorted(va for va in edges if va >= 0 and canonical(arch, va) == va)))
+            va = data.draw(st.sampled_from(sorted(va for va in edges if va >= 0 and arch.canonical(va) == va)))
             states, found, pa = self.model.states(va), self.model.lookup(va), self.model.translate(va)
             leaf, walk = self.pt.lookup(va), self.pt.walk(va)
             if found is None:
@@ -309,25 +312,24 @@ def machine_for(name: str) -> type[RuleBasedStateMachine]:
 
         @rule(leaf_by_leaf=st.booleans())
         def start_over(self, leaf_by_leaf):
-            """Unmap everything: whole halves at once, or leaf by leaf and then the tables."""
-            half = geometry.last(0)
-            halves = {canonical(arch, start) for start in range(0, geometry.end, half)}
+            """Unmap everything: all at once, or leaf by leaf and then the tables."""
             if leaf_by_leaf:
                 for va, leaf in self.model.leaves.items():
                     assert self.pt.unmap(va, leaf.size) == leaf.size
                 for va in self.model.soft:
                     assert self.pt.unmap(va, geometry.page) == geometry.page
-                for va in halves:
-                    self.pt.reclaim_empty(va, half)
+                for va in geometry.parts:
+                    self.pt.reclaim_empty(va, geometry.part)
             else:
                 mapped = sum(leaf.size for leaf in self.model.leaves.values()) + geometry.page * len(self.model.soft)
-                assert sum(self.pt.unmap(va, half) for va in halves) == mapped
-            self.model = Reference(arch)
+                assert sum(self.pt.unmap(va, geometry.part) for va in geometry.parts) == mapped
+            self.model = Reference(self.pt.arch)
             DOMAIN.synchronize()
             assert DOMAIN.stats()["limbo"] == 0
             stats = self.frames.stats()
             data_frames = len(self.runs) * geometry.huge // self.frames.frame_bytes
-            assert (stats["tables"], stats["parked"], stats["data_frames"]) == (1, 0, data_frames)
+            empty = sum(level.empty_is_table for level in arch.layout)
+            assert (stats["tables"], stats["parked"], stats["data_frames"]) == (1 + empty, 0, data_frames)
 
         def teardown(self):
             if sys.exc_info()[0] is None:

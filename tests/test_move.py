@@ -22,7 +22,7 @@ from layouts import Layout, build, put_soft
 from made_up import BINARY
 from ptl import AddressError, AlreadyMapped, Outcome, State
 from ptl.arch import Arch
-from reference import canonical, entries
+from reference import entries
 
 DOMAIN = ptl.EpochDomain()
 PAGE = 0x1000
@@ -45,7 +45,7 @@ class Model:
             for i, raw in enumerate(entries(pt, pa, level)):
                 if raw == arch.level(level).empty:
                     continue
-                va = canonical(arch, first + i * arch.level(level).span)
+                va = arch.canonical(first + i * arch.level(level).span)
                 entry = arch.decode(raw, level)
                 assert not entry.frozen, f"{raw:#x} is frozen at {va:#x}"
                 if entry.state is State.TABLE:
@@ -170,7 +170,7 @@ def test_random_moves(arch: str, seed: int) -> None:
     huge = pt.arch.level(2).span
     pages = huge // PAGE
     top = (1 << pt.arch.va_bits) - 4 * huge
-    regions = [*range(0, 4 * huge, huge), *(canonical(pt.arch, top + i * huge) for i in range(4))]
+    regions = [*range(0, 4 * huge, huge), *(pt.arch.canonical(top + i * huge) for i in range(4))]
 
     def anywhere() -> tuple[int, int]:
         """An address, and a length that stays in its four regions."""
@@ -196,7 +196,7 @@ def test_random_moves(arch: str, seed: int) -> None:
                 put_soft(pt, va, size, rng.randrange(1 << 10))
         elif kind < 0.45:
             pt.unmap(va, length)
-        elif abs(va - other) >= length and canonical(pt.arch, other + length - 1) == other + length - 1:
+        elif abs(va - other) >= length and pt.arch.canonical(other + length - 1) == other + length - 1:
             outcome = model.move(va, other, length)
             assert moved(pt, va, other, length) is outcome
             assert Model.of(pt) == model

@@ -108,12 +108,6 @@ def has_address(arch: ptl.arch.Arch, va: int) -> bool:
     return 0 <= va < 1 << (64 if arch.va_bits > 32 else 32)
 
 
-def canonical(arch: ptl.arch.Arch, va: int) -> int:
-    """The address with these low bits."""
-    va &= (1 << arch.va_bits) - 1
-    return va - (1 << arch.va_bits) + (1 << 64) if arch.sign_extended and va >> arch.va_bits - 1 else va
-
-
 def leaf_levels(arch: ptl.arch.Arch) -> list[int]:
     return [number for number in range(1, arch.levels + 1) if arch.level(number).leaf is not None]
 
@@ -155,7 +149,7 @@ def map_at_random(machine: Machine, rng: random.Random, count: int) -> list[tupl
     for _ in range(count):
         size = rng.choices(arch.page_sizes, (60, 30, 1)[: len(arch.page_sizes)])[0]
         beyond = sum(rng.choice(runs)) if runs and rng.random() < 0.3 else rng.randrange(1 << arch.va_bits)
-        va = canonical(arch, beyond & -size)
+        va = arch.canonical(beyond & -size)
         if rng.random() < 0.2:  # ragged ends, so that leaves of several sizes make up the run
             length = rng.randrange(1, min(3 * arch.page_sizes[1], 64 << 20) >> arch.page_shift) << arch.page_shift
             pa = rng.randrange(1 << machine.pa_bits - 30 >> 1) * (2 * largest) + va % largest
@@ -202,7 +196,7 @@ def test_the_cpu_takes_just_the_addresses_that_ptl_takes(machine):
     addresses = {va % (1 << 64) for edge in edges for va in (edge - 1, edge, edge + 1)}
     predictions = list(by_lookup(pt, sorted(va for va in addresses if has_address(arch, va))))
     judge(machine, predictions)
-    assert all(pa is not None for va, pa, _ in predictions if canonical(arch, va) == va)
+    assert all(pa is not None for va, pa, _ in predictions if arch.canonical(va) == va)
     for index in range(1, root.entries):
         machine.poke(replace_index(step, index), root.empty)
     pt.check()

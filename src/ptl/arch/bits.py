@@ -99,7 +99,6 @@ def _shared(entries: list[tuple[str, int, tuple[BitField, ...]]]) -> list[Ruler]
 
 def address_fields(arch: Arch) -> tuple[BitField, ...]:
     """How an address is split: what is above it, an index a level, the offset in the smallest page."""
-
     together = arch.va_bits - arch.region_bits
 
     def part_of(bit: int) -> tuple[str, Part]:

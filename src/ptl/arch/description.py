@@ -237,8 +237,8 @@ class Level:
     empty_ignores: int = 0
     """Bits that an empty entry may have or not: hardware may set them late."""
     empty_is_table: bool = False
-    """Whether an empty slot names a table in which everything is empty, which all such slots share, so that a handler
-    that refills a TLB need not look. `empty` is then the name of one at address 0; that of a `PageTable` names its own."""
+    """Whether an empty slot names a table with nothing in it, which all such slots share, so that a handler that refills
+    a TLB need not look. `empty` then names one at address 0; in the `arch` of a `PageTable` it names that table's own."""
     busy: int = 0
     shadow: Shadow | None = None
     """None where hardware reads the entries themselves."""
@@ -368,10 +368,10 @@ class Arch:
         '0xffff800000000000'
         """
         number &= (1 << self.va_bits) - 1
-        if self.sign_extended and number >> self.va_bits - 1:
-            number += (1 << 64) - (1 << self.va_bits)
-        region = number >> self.va_bits - self.region_bits
-        return number + (region << 64 - self.region_bits) - (region << self.va_bits - self.region_bits)
+        if self.sign_extended:
+            return number | (1 << 64) - (1 << self.va_bits) if number >> self.va_bits - 1 else number
+        together = self.va_bits - self.region_bits
+        return number >> together << 64 - self.region_bits | number & (1 << together) - 1
 
     def level(self, number: int) -> Level:
         """The level of that number: 1 is the leaf level."""

@@ -53,8 +53,12 @@ cdef int entry_change_shadowed(
     cdef int change = CHANGED
     if not is_inside:
         critical_enter(me)
-    if entry_compare_exchange(slot, expected, frozen, format):
-        entry_exchange(slot, desired, format)
+    if entry_compare_exchange(slot, expected, desired if is_faulty(SHADOW_AFTER_THE_ENTRY) else frozen, format):
+        if is_faulty(SHADOW_AFTER_THE_ENTRY):
+            sleep_ns(20_000_000)
+            shadow_store(slot, desired, format)
+        else:
+            entry_exchange(slot, desired, format)
     else:
         change = FROZEN if is_frozen(format, expected[0]) else OTHER_VALUE
     if not is_inside:

@@ -21,6 +21,7 @@ cdef enum Fault:
     NO_FLUSH_OF_A_MOVE = 13
     NO_FLUSH_OF_A_GATHER = 14
     NO_FLUSH_OF_A_TABLE = 15
+    SHADOW_AFTER_THE_ENTRY = 16         # two changes of one entry, and the shadow of the first is stored last
 
 FAULTS = {
     "move looks before it locks": MOVE_LOOKS_BEFORE_IT_LOCKS,
@@ -38,6 +39,7 @@ FAULTS = {
     "no flush of a move": NO_FLUSH_OF_A_MOVE,
     "no flush of a gather": NO_FLUSH_OF_A_GATHER,
     "no flush of a table that is moved": NO_FLUSH_OF_A_TABLE,
+    "shadow after the entry": SHADOW_AFTER_THE_ENTRY,
 }
 """Every fault that a build with PTL_FAULTS=1 can be given, by name."""
 

@@ -248,13 +248,15 @@ cdef inline uint64_t leaf_address(const LevelFormat *level, uint64_t raw) noexce
 
 cdef inline uint64_t table_bits(const LevelFormat *level, uint64_t pa) noexcept nogil:
     """The bits of an entry that holds the address of a table."""
-    cdef uint64_t raw = rotate_right(pa, level.address_shift) & level.address_mask | pa >> level.high_shift & level.high_mask
+    cdef uint64_t raw = rotate_right(pa, level.address_shift) & level.address_mask
+    raw |= pa >> level.high_shift & level.high_mask
     return raw | raw << level.copy_shift
 
 
 cdef inline uint64_t leaf_bits(const LevelFormat *level, uint64_t pa) noexcept nogil:
     """The bits of an entry that holds the address of a leaf."""
-    cdef uint64_t raw = rotate_right(pa, level.leaf_shift) & level.leaf_address_mask | pa >> level.high_shift & level.high_mask
+    cdef uint64_t raw = rotate_right(pa, level.leaf_shift) & level.leaf_address_mask
+    raw |= pa >> level.high_shift & level.high_mask
     return raw | raw << level.copy_shift
 
 
