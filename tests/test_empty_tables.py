@@ -1,4 +1,4 @@
-"""The promise: where empty slots name a table of nothing, a handler that does not look finds nothing, and nobody fills it.
+"""The promise: where empty slots name a table of nothing, a handler that does not look finds nothing there.
 
 On mips the handler that refills the TLB follows an entry without a test. So an empty slot names a table whose entries
 are all empty, and all empty slots of a level name the same one.

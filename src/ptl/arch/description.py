@@ -237,8 +237,8 @@ class Level:
     empty_ignores: int = 0
     """Bits that an empty entry may have or not: hardware may set them late."""
     empty_is_table: bool = False
-    """Whether an empty slot names a table with nothing in it, which all such slots share, so that a handler that refills
-    a TLB need not look. `empty` then names one at address 0; in the `arch` of a `PageTable` it names that table's own."""
+    """Whether an empty slot names a table with nothing in it, which all such slots share: so a handler that refills a
+    TLB need not look. `empty` then names one at address 0, and in the `arch` of a `PageTable` that table's own."""
     busy: int = 0
     shadow: Shadow | None = None
     """None where hardware reads the entries themselves."""
