@@ -5,7 +5,7 @@ import os
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
-MACROS = [(name, "1") for name in ("PTL_PORTABLE", "PTL_FAULTS") if os.environ.get(name)]
+MACROS = [(name, "1") for name in ("PTL_PORTABLE", "PTL_FAULTS", "PTL_UNSTEPPED") if os.environ.get(name)]
 SANITIZE = os.environ.get("PTL_SANITIZE")  # a list for the compiler's -fsanitize, such as "thread"
 FLAGS = [os.environ.get("PTL_OPTIMIZE", "-O3"), "-std=gnu11"]
 FLAGS += ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-sign-compare"]

@@ -29,11 +29,19 @@ from operator import index as to_index
 cdef extern from "core/atomic.h" nogil:
     uint32_t load_relaxed_32 "ptl_load_relaxed_32"(const uint32_t *)
     uint32_t load_acquire_32 "ptl_load_acquire_32"(const uint32_t *)
+    uint32_t load_own_32 "ptl_load_own_32"(const uint32_t *)
+    void store_relaxed_32 "ptl_store_relaxed_32"(uint32_t *, uint32_t)
     void store_release_32 "ptl_store_release_32"(uint32_t *, uint32_t)
     uint32_t exchange_32 "ptl_exchange_32"(uint32_t *, uint32_t)
     bint compare_exchange_32 "ptl_compare_exchange_32"(uint32_t *, uint32_t *, uint32_t)
     uint32_t fetch_add_relaxed_32 "ptl_fetch_add_relaxed_32"(uint32_t *, uint32_t)
     uint32_t fetch_add_32 "ptl_fetch_add_32"(uint32_t *, uint32_t)
+    uint64_t load_own_64 "ptl_load_own_64"(const uint64_t *)
+    uint64_t load_own_unhooked_64 "ptl_load_own_unhooked_64"(const uint64_t *)
+    void add_own_release_64 "ptl_add_own_release_64"(uint64_t *, uint64_t)
+    uint32_t load_acquire_unhooked_32 "ptl_load_acquire_unhooked_32"(const uint32_t *)
+    uint64_t load_acquire_unhooked_64 "ptl_load_acquire_unhooked_64"(const uint64_t *)
+    void store_relaxed_unhooked_64 "ptl_store_relaxed_unhooked_64"(uint64_t *, uint64_t)
     uint64_t load_relaxed_64 "ptl_load_relaxed_64"(const uint64_t *)
     uint64_t load_acquire_64 "ptl_load_acquire_64"(const uint64_t *)
     void store_relaxed_64 "ptl_store_relaxed_64"(uint64_t *, uint64_t)
@@ -42,6 +50,7 @@ cdef extern from "core/atomic.h" nogil:
     bint compare_exchange_64 "ptl_compare_exchange_64"(uint64_t *, uint64_t *, uint64_t)
     uint64_t fetch_add_relaxed_64 "ptl_fetch_add_relaxed_64"(uint64_t *, uint64_t)
     uint64_t fetch_add_64 "ptl_fetch_add_64"(uint64_t *, uint64_t)
+    void count_64 "ptl_count_64"(uint64_t *, uint64_t)
     void *load_acquire_pointer "ptl_load_acquire_pointer"(void **)
     void *exchange_pointer "ptl_exchange_pointer"(void **, void *)
     bint compare_exchange_pointer "ptl_compare_exchange_pointer"(void **, void **, void *)
@@ -52,6 +61,11 @@ cdef extern from "core/atomic.h" nogil:
     uint64_t swap_64 "__builtin_bswap64"(uint64_t)
     uint32_t swap_32 "__builtin_bswap32"(uint32_t)
     uint32_t count_trailing_zeros "__builtin_ctzll"(uint64_t)
+
+cdef extern from "core/step.h" nogil:
+    bint is_stepping "ptl_is_stepping"()
+    bint step_lock "ptl_step_lock"(uint32_t *, uint32_t)
+    bint step_again "ptl_step_again"()
 
 cdef extern from "core/system.h" nogil:
     enum: PTL_DOMAINS

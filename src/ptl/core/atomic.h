@@ -10,66 +10,169 @@
 #ifndef PTL_ATOMIC_H
 #define PTL_ATOMIC_H
 
+#include "step.h"
+
 #include <stdint.h>
 
+/* Every function passes the step hook (step.h), and is called by a macro that adds where it is called from. */
 #define PTL_ATOMIC(bits)                                                                                              \
-    static inline uint##bits##_t ptl_load_relaxed_##bits(const uint##bits##_t *p)                                     \
+    static inline uint##bits##_t ptl_load_relaxed_##bits##_at(const uint##bits##_t *p, const char *site)              \
     {                                                                                                                 \
+        if (ptl_is_stepping())                                                                                        \
+            return (uint##bits##_t)ptl_step(PTL_LOAD, bits, PTL_RELAXED, p, 0, 0, site);                              \
         return __atomic_load_n(p, __ATOMIC_RELAXED);                                                                  \
     }                                                                                                                 \
-    static inline uint##bits##_t ptl_load_acquire_##bits(const uint##bits##_t *p)                                     \
+    static inline uint##bits##_t ptl_load_acquire_##bits##_at(const uint##bits##_t *p, const char *site)              \
     {                                                                                                                 \
+        if (ptl_is_stepping())                                                                                        \
+            return (uint##bits##_t)ptl_step(PTL_LOAD, bits, PTL_ACQUIRE, p, 0, 0, site);                              \
         return __atomic_load_n(p, __ATOMIC_ACQUIRE);                                                                  \
     }                                                                                                                 \
-    static inline void ptl_store_relaxed_##bits(uint##bits##_t *p, uint##bits##_t value)                              \
+    static inline void ptl_store_relaxed_##bits##_at(uint##bits##_t *p, uint##bits##_t value, const char *site)       \
     {                                                                                                                 \
-        __atomic_store_n(p, value, __ATOMIC_RELAXED);                                                                 \
+        if (ptl_is_stepping())                                                                                        \
+            (void)ptl_step(PTL_STORE, bits, PTL_RELAXED, p, value, 0, site);                                          \
+        else                                                                                                          \
+            __atomic_store_n(p, value, __ATOMIC_RELAXED);                                                             \
     }                                                                                                                 \
-    static inline void ptl_store_release_##bits(uint##bits##_t *p, uint##bits##_t value)                              \
+    static inline void ptl_store_release_##bits##_at(uint##bits##_t *p, uint##bits##_t value, const char *site)       \
     {                                                                                                                 \
-        __atomic_store_n(p, value, __ATOMIC_RELEASE);                                                                 \
+        if (ptl_is_stepping())                                                                                        \
+            (void)ptl_step(PTL_STORE, bits, PTL_RELEASE, p, value, 0, site);                                          \
+        else                                                                                                          \
+            __atomic_store_n(p, value, __ATOMIC_RELEASE);                                                             \
     }                                                                                                                 \
-    static inline uint##bits##_t ptl_exchange_##bits(uint##bits##_t *p, uint##bits##_t value)                         \
+    static inline uint##bits##_t ptl_exchange_##bits##_at(uint##bits##_t *p, uint##bits##_t value, const char *site)  \
     {                                                                                                                 \
+        if (ptl_is_stepping())                                                                                        \
+            return (uint##bits##_t)ptl_step(PTL_EXCHANGE, bits, PTL_ACQUIRE_RELEASE, p, value, 0, site);              \
         return __atomic_exchange_n(p, value, __ATOMIC_ACQ_REL);                                                       \
     }                                                                                                                 \
     /* On failure *expected is what was found. */                                                                     \
-    static inline int ptl_compare_exchange_##bits(uint##bits##_t *p, uint##bits##_t *expected, uint##bits##_t desired)\
+    static inline int ptl_compare_exchange_##bits##_at(                                                               \
+        uint##bits##_t *p, uint##bits##_t *expected, uint##bits##_t desired, const char *site)                        \
     {                                                                                                                 \
+        if (ptl_is_stepping()) {                                                                                      \
+            uint##bits##_t asked = *expected;                                                                         \
+            *expected = (uint##bits##_t)ptl_step(                                                                     \
+                PTL_COMPARE_EXCHANGE, bits, PTL_ACQUIRE_RELEASE, p, desired, asked, site);                            \
+            return *expected == asked;                                                                                \
+        }                                                                                                             \
         return __atomic_compare_exchange_n(p, expected, desired, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);              \
     }                                                                                                                 \
-    static inline uint##bits##_t ptl_fetch_add_relaxed_##bits(uint##bits##_t *p, uint##bits##_t value)                \
+    static inline uint##bits##_t ptl_fetch_add_relaxed_##bits##_at(                                                   \
+        uint##bits##_t *p, uint##bits##_t value, const char *site)                                                    \
     {                                                                                                                 \
+        if (ptl_is_stepping())                                                                                        \
+            return (uint##bits##_t)ptl_step(PTL_ADD, bits, PTL_RELAXED, p, value, 0, site);                           \
         return __atomic_fetch_add(p, value, __ATOMIC_RELAXED);                                                        \
     }                                                                                                                 \
-    static inline uint##bits##_t ptl_fetch_add_##bits(uint##bits##_t *p, uint##bits##_t value)                        \
+    static inline uint##bits##_t ptl_fetch_add_##bits##_at(uint##bits##_t *p, uint##bits##_t value, const char *site) \
     {                                                                                                                 \
+        if (ptl_is_stepping())                                                                                        \
+            return (uint##bits##_t)ptl_step(PTL_ADD, bits, PTL_ACQUIRE_RELEASE, p, value, 0, site);                   \
         return __atomic_fetch_add(p, value, __ATOMIC_ACQ_REL);                                                        \
+    }                                                                                                                 \
+    /* For a walk and for entering a section: whose table or domain is in a lab takes another way there. */           \
+    static inline uint##bits##_t ptl_load_acquire_unhooked_##bits(const uint##bits##_t *p)                            \
+    {                                                                                                                 \
+        return __atomic_load_n(p, __ATOMIC_ACQUIRE);                                                                  \
+    }                                                                                                                 \
+    static inline uint##bits##_t ptl_load_own_unhooked_##bits(const uint##bits##_t *p)                                \
+    {                                                                                                                 \
+        return __atomic_load_n(p, __ATOMIC_RELAXED);                                                                  \
+    }                                                                                                                 \
+    static inline void ptl_store_relaxed_unhooked_##bits(uint##bits##_t *p, uint##bits##_t value)                     \
+    {                                                                                                                 \
+        __atomic_store_n(p, value, __ATOMIC_RELAXED);                                                                 \
+    }                                                                                                                 \
+    /* For statistics, by which nobody decides anything: no step. */                                                  \
+    static inline void ptl_count_##bits(uint##bits##_t *p, uint##bits##_t value)                                      \
+    {                                                                                                                 \
+        (void)__atomic_fetch_add(p, value, __ATOMIC_RELAXED);                                                         \
+    }                                                                                                                 \
+    /* Of a word of which only what this thread wrote itself is looked at, which nobody else can change. */           \
+    static inline uint##bits##_t ptl_load_own_##bits##_at(const uint##bits##_t *p, const char *site)                  \
+    {                                                                                                                 \
+        if (ptl_is_stepping())                                                                                        \
+            return (uint##bits##_t)ptl_step(PTL_LOAD_OWN, bits, PTL_RELAXED, p, 0, 0, site);                          \
+        return __atomic_load_n(p, __ATOMIC_RELAXED);                                                                  \
+    }                                                                                                                 \
+    /* Add to a word that only this thread writes. */                                                                 \
+    static inline void ptl_add_own_release_##bits##_at(uint##bits##_t *p, uint##bits##_t value, const char *site)     \
+    {                                                                                                                 \
+        if (ptl_is_stepping())                                                                                        \
+            (void)ptl_step(PTL_ADD_OWN, bits, PTL_RELEASE, p, value, 0, site);                                        \
+        else                                                                                                          \
+            __atomic_store_n(p, __atomic_load_n(p, __ATOMIC_RELAXED) + value, __ATOMIC_RELEASE);                      \
     }
 
 PTL_ATOMIC(32)
 PTL_ATOMIC(64)
 
-static inline void *ptl_load_acquire_pointer(void *const *p)
+#define ptl_load_relaxed_32(p) ptl_load_relaxed_32_at(p, __func__)
+#define ptl_load_relaxed_64(p) ptl_load_relaxed_64_at(p, __func__)
+#define ptl_load_own_32(p) ptl_load_own_32_at(p, __func__)
+#define ptl_load_own_64(p) ptl_load_own_64_at(p, __func__)
+#define ptl_add_own_release_64(p, value) ptl_add_own_release_64_at(p, value, __func__)
+#define ptl_load_acquire_32(p) ptl_load_acquire_32_at(p, __func__)
+#define ptl_load_acquire_64(p) ptl_load_acquire_64_at(p, __func__)
+#define ptl_store_relaxed_32(p, value) ptl_store_relaxed_32_at(p, value, __func__)
+#define ptl_store_relaxed_64(p, value) ptl_store_relaxed_64_at(p, value, __func__)
+#define ptl_store_release_32(p, value) ptl_store_release_32_at(p, value, __func__)
+#define ptl_store_release_64(p, value) ptl_store_release_64_at(p, value, __func__)
+#define ptl_exchange_32(p, value) ptl_exchange_32_at(p, value, __func__)
+#define ptl_exchange_64(p, value) ptl_exchange_64_at(p, value, __func__)
+#define ptl_compare_exchange_32(p, expected, desired) ptl_compare_exchange_32_at(p, expected, desired, __func__)
+#define ptl_compare_exchange_64(p, expected, desired) ptl_compare_exchange_64_at(p, expected, desired, __func__)
+#define ptl_fetch_add_relaxed_32(p, value) ptl_fetch_add_relaxed_32_at(p, value, __func__)
+#define ptl_fetch_add_relaxed_64(p, value) ptl_fetch_add_relaxed_64_at(p, value, __func__)
+#define ptl_fetch_add_32(p, value) ptl_fetch_add_32_at(p, value, __func__)
+#define ptl_fetch_add_64(p, value) ptl_fetch_add_64_at(p, value, __func__)
+
+/* A pointer is a word of 32 or 64 bits. */
+#define PTL_POINTER_BITS (8 * (int)sizeof(void *))
+
+static inline void *ptl_load_acquire_pointer_at(void *const *p, const char *site)
 {
+    if (ptl_is_stepping())
+        return (void *)(uintptr_t)ptl_step(PTL_LOAD, PTL_POINTER_BITS, PTL_ACQUIRE, p, 0, 0, site);
     return __atomic_load_n(p, __ATOMIC_ACQUIRE);
 }
 
-static inline void *ptl_exchange_pointer(void **p, void *value)
+static inline void *ptl_exchange_pointer_at(void **p, void *value, const char *site)
 {
+    if (ptl_is_stepping())
+        return (void *)(uintptr_t)ptl_step(
+            PTL_EXCHANGE, PTL_POINTER_BITS, PTL_ACQUIRE_RELEASE, p, (uintptr_t)value, 0, site);
     return __atomic_exchange_n(p, value, __ATOMIC_ACQ_REL);
 }
 
-static inline int ptl_compare_exchange_pointer(void **p, void **expected, void *desired)
+static inline int ptl_compare_exchange_pointer_at(void **p, void **expected, void *desired, const char *site)
 {
+    if (ptl_is_stepping()) {
+        void *asked = *expected;
+        *expected = (void *)(uintptr_t)ptl_step(
+            PTL_COMPARE_EXCHANGE, PTL_POINTER_BITS, PTL_ACQUIRE_RELEASE, p, (uintptr_t)desired, (uintptr_t)asked, site);
+        return *expected == asked;
+    }
     return __atomic_compare_exchange_n(p, expected, desired, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
 }
+
+#define ptl_load_acquire_pointer(p) ptl_load_acquire_pointer_at(p, __func__)
+#define ptl_exchange_pointer(p, value) ptl_exchange_pointer_at(p, value, __func__)
+#define ptl_compare_exchange_pointer(p, expected, desired) \
+    ptl_compare_exchange_pointer_at(p, expected, desired, __func__)
 
 /* No later access of this thread may happen before the store is visible to others. Store buffering is the one
  * reordering that acquire and release do not forbid, so this is the one full barrier of a reader, and only where the
  * system has no membarrier. On x86 an exchange is that barrier, and a third of the price of mfence. */
-static inline void ptl_store_then_barrier_64(uint64_t *p, uint64_t value)
+static inline void ptl_store_then_barrier_64_at(uint64_t *p, uint64_t value, const char *site)
 {
+    if (ptl_is_stepping()) {
+        (void)ptl_step(PTL_EXCHANGE, 64, PTL_FULL, p, value, 0, site);
+        return;
+    }
 #if defined(__x86_64__) || defined(__i386__)
     (void)__atomic_exchange_n(p, value, __ATOMIC_SEQ_CST);
 #else
@@ -78,16 +181,21 @@ static inline void ptl_store_then_barrier_64(uint64_t *p, uint64_t value)
 #endif
 }
 
+#define ptl_store_then_barrier_64(p, value) ptl_store_then_barrier_64_at(p, value, __func__)
+
 /* The compiler's half of a barrier whose other half is a membarrier() in another thread. */
 static inline void ptl_compiler_barrier(void)
 {
     __atomic_signal_fence(__ATOMIC_SEQ_CST);
 }
 
-static inline void ptl_full_barrier(void)
+static inline void ptl_full_barrier_at(const char *site)
 {
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    if (!ptl_is_stepping() || !ptl_step_taken(PTL_BARRIER, 0, 0, site))
+        __atomic_thread_fence(__ATOMIC_SEQ_CST);
 }
+
+#define ptl_full_barrier() ptl_full_barrier_at(__func__)
 
 static inline void ptl_pause(void)
 {

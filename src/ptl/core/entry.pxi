@@ -159,7 +159,7 @@ cdef int page_map(Tree *tree, Record *me, uint64_t va, uint64_t leaf, Found *fou
         if change == OTHER_VALUE and found.state != EMPTY or found.level > 1 and found.state != BUSY:
             if found.level == 1:
                 return IS_MAPPED
-            fetch_add_relaxed_64(&tree.map_failures, 1)
+            count_64(&tree.map_failures, 1)
             return NO_TABLE
         if not again(tree, found.table, &turns) or turns >= patience:
             return LIVELOCK
@@ -181,7 +181,7 @@ cdef int page_unmap(Tree *tree, Record *me, uint64_t va, Found *found, uint32_t 
         if change == CHANGED:
             return DONE
         if found.level > 1 and found.state != BUSY:
-            fetch_add_relaxed_64(&tree.map_failures, 1)
+            count_64(&tree.map_failures, 1)
             return NO_TABLE
         if not again(tree, found.table, &turns) or turns >= patience:
             return LIVELOCK
@@ -221,7 +221,7 @@ cdef int leaf_change(
                 result = DONE if result == CHANGED else ALREADY if result == OTHER_VALUE else LIVELOCK
         section_leave(me)
         if result == NO_TABLE:
-            fetch_add_relaxed_64(&tree.map_failures, 1)
+            count_64(&tree.map_failures, 1)
         if result != LIVELOCK:
             return result
         if not again(tree, found.table, &turns) or turns >= patience:

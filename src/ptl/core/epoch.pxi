@@ -52,9 +52,14 @@ cdef struct Record:
     uint64_t reported
     uint64_t more_padding[5]
 
+cdef enum Barrier:              # between the store of a section's word and the first load inside: whose it is
+    BY_READER = 0
+    BY_RECLAIMER = 1            # its membarrier
+    BY_RECLAIMER_IN_LAB = 2     # the same, and every access is a step
+
 cdef struct Domain:
     uint64_t epoch
-    uint64_t asymmetric         # readers leave the barrier to the reclaimer's membarrier
+    uint64_t barrier            # a Barrier
     void *records               # of Record, newest first; never freed
     uint64_t batch_tables
     uint32_t number
@@ -95,31 +100,46 @@ cdef inline Record *record_of(Domain *domain) noexcept nogil:
 
 
 cdef inline void section_enter(Record *me) noexcept nogil:
-    cdef uint64_t word = load_relaxed_64(&me.section)
+    cdef uint64_t word
+    if me.domain.barrier != BY_RECLAIMER:
+        section_enter_by_steps(me)
+        return
+    word = load_own_unhooked_64(&me.section)
+    if word & DEPTH_MASK:
+        store_relaxed_unhooked_64(&me.section, word + 1)
+        return
+    # Acquire, partner: the increment in grace_period. A section of epoch e sees all that was retired before e.
+    word = load_acquire_unhooked_64(&me.domain.epoch) | 1
+    store_relaxed_unhooked_64(&me.section, word)        # partner: the membarrier in grace_period
+    compiler_barrier()
+
+
+cdef void section_enter_by_steps(Record *me) noexcept nogil:
+    """The same with a barrier of its own, or in a lab with either barrier."""
+    cdef uint64_t word = load_own_64(&me.section)
     if word & DEPTH_MASK:
         store_relaxed_64(&me.section, word + 1)
         return
-    # Acquire, partner: the increment in grace_period. A section of epoch e sees all that was retired before e.
     word = load_acquire_64(&me.domain.epoch) | 1
-    if me.domain.asymmetric:
-        store_relaxed_64(&me.section, word)          # partner: the membarrier in grace_period
-        compiler_barrier()
+    if me.domain.barrier == BY_READER:
+        store_then_barrier_64(&me.section, word)        # partner: the full barrier in grace_period
     else:
-        store_then_barrier_64(&me.section, word)     # partner: the full barrier in grace_period
+        store_relaxed_64(&me.section, word)
+        compiler_barrier()
 
 
 cdef inline void section_leave(Record *me) noexcept nogil:
     # Release, partner: the scan in grace_period. All that the section read was read before the table is reused.
-    store_release_64(&me.section, load_relaxed_64(&me.section) - 1)
+    add_own_release_64(&me.section, <uint64_t> -1)
 
 
 cdef inline bint section_is_deep(Record *me) noexcept nogil:
     """Whether only the core itself may nest any deeper: the depth has 16 bits."""
-    return load_relaxed_64(&me.section) & DEPTH_MASK >= DEPTH_MASK - 16
+    return load_own_64(&me.section) & DEPTH_MASK >= DEPTH_MASK - 16
 
 
 cdef inline bint section_inside(Record *me) noexcept nogil:
-    return load_relaxed_64(&me.section) & DEPTH_MASK != 0
+    return load_own_64(&me.section) & DEPTH_MASK != 0
 
 
 cdef Record *record_register(Domain *domain) noexcept nogil:
@@ -267,7 +287,7 @@ cdef void grace_period(Domain *domain) noexcept nogil:
     cdef uint64_t section, now
     cdef Record *record
     # Partner: the store in section_enter. After this, a section that the scan misses began later than now.
-    if domain.asymmetric:
+    if domain.barrier != BY_READER:
         membarrier()
     else:
         full_barrier()
@@ -568,7 +588,7 @@ cdef class EpochDomain:
             "limbo_bytes": limbo_bytes(self.domain),
             "limbo_max": load_relaxed_64(&self.domain.limbo_max),
             "grace_periods": load_relaxed_64(&self.domain.grace_periods),
-            "barrier": "membarrier" if self.domain.asymmetric else "each section",
+            "barrier": "each section" if self.domain.barrier == BY_READER else "membarrier",
         }
 
     cdef int warn_of_stalls(self, double seconds) except -1:
@@ -623,7 +643,7 @@ cdef Domain *domain_claim() except? NULL:
                     domain.number = number
                     domain.epoch = first_epoch
                     domain.safe = first_epoch
-                    domain.asymmetric = has_membarrier
+                    domain.barrier = BY_RECLAIMER if has_membarrier else BY_READER
                     domain.in_use = 1
                     domains[number] = domain
                 break

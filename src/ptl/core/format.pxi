@@ -31,7 +31,7 @@ cdef enum Shape:            # how an entry lies in memory
     NATIVE_32 = 1
     SWAPPED_64 = 2
     SWAPPED_32 = 3
-    MIXED = 4               # each level its own, or one of them odd (is_odd): the walk looks it up
+    MIXED = 4               # each level its own, one of them odd (is_odd), or in a lab: the walk looks it up
 
 cdef struct Choice:         # bits that say some of the attributes together
     uint32_t letters
@@ -141,6 +141,19 @@ cdef inline uint64_t load_shaped(char *slot, uint32_t shape) noexcept nogil:
     if shape == SWAPPED_64:
         return swap_64(load_acquire_64(<uint64_t *> slot))
     return swap_32(load_acquire_32(<uint32_t *> slot))
+
+
+cdef inline uint64_t load_unhooked(char *slot, uint32_t shape) noexcept nogil:
+    """As load_shaped, for a walk whose tree is in no lab."""
+    if is_faulty(ENTRY_READ_IN_HALVES) and shape == NATIVE_64:
+        return load_in_halves(<uint32_t *> slot)
+    if shape == NATIVE_64:
+        return load_acquire_unhooked_64(<uint64_t *> slot)
+    if shape == NATIVE_32:
+        return load_acquire_unhooked_32(<uint32_t *> slot)
+    if shape == SWAPPED_64:
+        return swap_64(load_acquire_unhooked_64(<uint64_t *> slot))
+    return swap_32(load_acquire_unhooked_32(<uint32_t *> slot))
 
 
 cdef inline uint64_t entry_load(char *slot, const LevelFormat *level) noexcept nogil:

@@ -123,7 +123,7 @@ cdef inline Table *table_pop(Block *block, uint32_t order) noexcept nogil:
     block.free_tables[order] = table.link
     block.free_count[order] -= 1
     block.taken += 1
-    table.use = TABLE_PRIVATE
+    store_relaxed_32(&table.use, TABLE_PRIVATE)
     table.link = NULL
     return table
 

@@ -449,7 +449,7 @@ cdef object map_table(PageTable pt, uint64_t va, type kind, bint writable):
     cdef Found slot
     cdef Table *table = pin_table(pt.tree, me, va, 1, &slot)
     if table is NULL:
-        fetch_add_relaxed_64(&pt.tree.map_failures, 1)
+        count_64(&pt.tree.map_failures, 1)
         if slot.state == BAD and writable:
             clear_bad(pt, va, &slot)
         return None
@@ -485,7 +485,7 @@ cdef int clear_bad(PageTable pt, uint64_t va, Found *slot) except -1:
     walk(tree, va, level, slot)
     if slot.level == level and slot.raw == raw and not is_frozen(format, raw):
         if entry_compare_exchange(slot.slot, &raw, format.empty, format):
-            fetch_add_relaxed_64(&tree.bad_cleared, 1)
+            count_64(&tree.bad_cleared, 1)
     section_leave(me)
     return 0
 

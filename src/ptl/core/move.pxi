@@ -317,7 +317,7 @@ cdef int move_apply(Move *op, Record *me, uint64_t old, uint64_t new, uint64_t l
             range_unlock(&op.new)
             range_retire(&op.old)
             range_retire(&op.new)
-            fetch_add_relaxed_64(&tree.moves, op.moved)
+            count_64(&tree.moves, op.moved)
             critical_leave(me)
         else:
             range_unlock(&op.old)
@@ -329,6 +329,6 @@ cdef int move_apply(Move *op, Record *me, uint64_t old, uint64_t new, uint64_t l
             return NO_TABLE
         if result != RESTART:
             return result
-        fetch_add_relaxed_64(&tree.restarts, 1)
+        count_64(&tree.restarts, 1)
         if not again(tree, tree.root, &turns):
             return LIVELOCK

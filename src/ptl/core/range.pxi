@@ -513,7 +513,7 @@ cdef int range_apply(Range *op) noexcept nogil:
             continue
         if result != RESTART:
             return result
-        fetch_add_relaxed_64(&tree.restarts, 1)
+        count_64(&tree.restarts, 1)
         if not again(tree, tree.root, &turns):
             return LIVELOCK
 

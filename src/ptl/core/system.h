@@ -7,6 +7,8 @@
 #ifndef PTL_SYSTEM_H
 #define PTL_SYSTEM_H
 
+#include "step.h"
+
 #include <errno.h>
 #include <limits.h>
 #include <pthread.h>
@@ -72,11 +74,15 @@ static inline uint64_t ptl_now_ns(void)
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
-static inline void ptl_sleep_ns(long nanoseconds)
+static inline void ptl_sleep_ns_at(long nanoseconds, const char *site)
 {
+    if (ptl_is_stepping() && ptl_step_taken(PTL_SLEEP, 0, (uint64_t)nanoseconds, site))
+        return;
     struct timespec duration = {0, nanoseconds};
     nanosleep(&duration, NULL);
 }
+
+#define ptl_sleep_ns(nanoseconds) ptl_sleep_ns_at(nanoseconds, __func__)
 
 static inline uint64_t ptl_thread_id(void)
 {
@@ -91,23 +97,23 @@ static inline uint64_t ptl_thread_id(void)
  * on memory that has since become another table's lock: it wakes and looks again. */
 #ifdef PTL_LINUX
 
-static inline void ptl_park(uint32_t *word, uint32_t value)
+static inline void ptl_system_park(uint32_t *word, uint32_t value)
 {
     syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, NULL, NULL, 0);
 }
 
-static inline void ptl_unpark_one(uint32_t *word)
+static inline void ptl_system_unpark_one(uint32_t *word)
 {
     syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
 }
 
 /* By a thread that was woken and has no use for it: another may sleep that has. */
-static inline void ptl_unpark_next(uint32_t *word)
+static inline void ptl_system_unpark_next(uint32_t *word)
 {
-    ptl_unpark_one(word);
+    ptl_system_unpark_one(word);
 }
 
-static inline void ptl_unpark_all(uint32_t *word)
+static inline void ptl_system_unpark_all(uint32_t *word)
 {
     syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
 }
@@ -121,7 +127,7 @@ static inline int ptl_membarrier_register(void)
     return syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0) == 0;
 }
 
-static inline void ptl_membarrier(void)
+static inline void ptl_system_membarrier(void)
 {
     syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0);
 }
@@ -149,7 +155,7 @@ static inline unsigned ptl_parking_lot(const uint32_t *word)
     return (unsigned)((uintptr_t)word >> 6) % PTL_PARKING_LOTS;
 }
 
-static inline void ptl_park(uint32_t *word, uint32_t value)
+static inline void ptl_system_park(uint32_t *word, uint32_t value)
 {
     unsigned lot = ptl_parking_lot(word);
     pthread_mutex_lock(&ptl_parking[lot].mutex);
@@ -159,7 +165,7 @@ static inline void ptl_park(uint32_t *word, uint32_t value)
     pthread_mutex_unlock(&ptl_parking[lot].mutex);
 }
 
-static inline void ptl_unpark_all(uint32_t *word)
+static inline void ptl_system_unpark_all(uint32_t *word)
 {
     unsigned lot = ptl_parking_lot(word);
     pthread_mutex_lock(&ptl_parking[lot].mutex);
@@ -167,12 +173,12 @@ static inline void ptl_unpark_all(uint32_t *word)
     pthread_mutex_unlock(&ptl_parking[lot].mutex);
 }
 
-static inline void ptl_unpark_one(uint32_t *word)
+static inline void ptl_system_unpark_one(uint32_t *word)
 {
-    ptl_unpark_all(word); /* a lot is shared by many words: waking one might wake the wrong one */
+    ptl_system_unpark_all(word); /* a lot is shared by many words: waking one might wake the wrong one */
 }
 
-static inline void ptl_unpark_next(uint32_t *word)
+static inline void ptl_system_unpark_next(uint32_t *word)
 {
     (void)word; /* all are awake already, and two that woke each other would never stop */
 }
@@ -182,11 +188,49 @@ static inline int ptl_membarrier_register(void)
     return 0;
 }
 
-static inline void ptl_membarrier(void)
+static inline void ptl_system_membarrier(void)
 {
 }
 
 #endif
+
+/* -- the same as steps (step.h) ----------------------------------------------------------------------------------- */
+
+static inline void ptl_park_at(uint32_t *word, uint32_t value, const char *site)
+{
+    if (!ptl_is_stepping() || !ptl_step_taken(PTL_PARK, word, value, site))
+        ptl_system_park(word, value);
+}
+
+static inline void ptl_unpark_one_at(uint32_t *word, const char *site)
+{
+    if (!ptl_is_stepping() || !ptl_step_taken(PTL_UNPARK, word, 1, site))
+        ptl_system_unpark_one(word);
+}
+
+static inline void ptl_unpark_next_at(uint32_t *word, const char *site)
+{
+    if (!ptl_is_stepping() || !ptl_step_taken(PTL_UNPARK, word, 1, site))
+        ptl_system_unpark_next(word);
+}
+
+static inline void ptl_unpark_all_at(uint32_t *word, const char *site)
+{
+    if (!ptl_is_stepping() || !ptl_step_taken(PTL_UNPARK, word, INT_MAX, site))
+        ptl_system_unpark_all(word);
+}
+
+static inline void ptl_membarrier_at(const char *site)
+{
+    if (!ptl_is_stepping() || !ptl_step_taken(PTL_MEMBARRIER, 0, 0, site))
+        ptl_system_membarrier();
+}
+
+#define ptl_park(word, value) ptl_park_at(word, value, __func__)
+#define ptl_unpark_one(word) ptl_unpark_one_at(word, __func__)
+#define ptl_unpark_next(word) ptl_unpark_next_at(word, __func__)
+#define ptl_unpark_all(word) ptl_unpark_all_at(word, __func__)
+#define ptl_membarrier() ptl_membarrier_at(__func__)
 
 /* -- faults that a test puts in (faults.pxi) ---------------------------------------------------------------------- */
 

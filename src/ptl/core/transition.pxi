@@ -124,8 +124,8 @@ cdef inline void table_count(Tree *tree, Table *table, int64_t one) noexcept nog
     """Count a table of the tree in, or out."""
     if one > 0:
         store_release_32(&table.use, TABLE_LIVE)
-    fetch_add_relaxed_64(&tree.tables, one)
-    fetch_add_relaxed_64(&tree.table_bytes, one * <int64_t> tree.format.level[table.level].table_bytes)
+    count_64(&tree.tables, one)
+    count_64(&tree.table_bytes, one * <int64_t> tree.format.level[table.level].table_bytes)
 
 
 cdef inline void table_publish(Tree *tree, char *slot, uint32_t level, Table *table) noexcept nogil:
@@ -138,7 +138,7 @@ cdef inline void table_publish(Tree *tree, char *slot, uint32_t level, Table *ta
 cdef inline void table_retire(Tree *tree, Table *table) noexcept nogil:
     """For a table that no slot names any more, after its lock was let go."""
     table_count(tree, table, -1)
-    fetch_add_relaxed_64(&tree.retired, 1)
+    count_64(&tree.retired, 1)
     retire(tree.domain, table)
 
 
@@ -218,7 +218,7 @@ cdef int populate(Tree *tree, Record *me, uint64_t va, Found *found) noexcept no
         if fresh is not NULL:
             branch_count(tree, va, fresh)
             table_publish(tree, found.slot, level, fresh)
-            fetch_add_relaxed_64(&tree.populates, 1)
+            count_64(&tree.populates, 1)
         critical_leave(me)
         table_unlock(tree, found.table)
         if fresh is not NULL:
@@ -338,7 +338,7 @@ cdef int retract(Tree *tree, Record *me, uint64_t va, uint32_t level, Found *fou
         entry_exchange(found.slot, tree.format.level[level].empty, &tree.format.level[level])
         flush(tree, begun, slot_first(tree, level, va), slot_end(tree, level, va), NO_FLUSH_OF_A_RETRACT)
         change_end(tree, begun)
-        fetch_add_relaxed_64(&tree.retracts, 1)
+        count_64(&tree.retracts, 1)
     lock_release(&child.lock)
     table_unlock(tree, found.table)
     if result == DONE:
@@ -398,7 +398,7 @@ cdef int collapse(
         lock_release(&child.lock)
         table_unlock(tree, found.table)
         if result == DONE:
-            fetch_add_relaxed_64(&tree.collapses, 1)
+            count_64(&tree.collapses, 1)
             if how.owns_frames:
                 pages_return(tree, entries, level - 1)
             table_retire(tree, child)
@@ -627,7 +627,7 @@ cdef Table *split_table(Tree *tree, uint32_t level, uint64_t raw, uint32_t targe
     cdef uint64_t i
     if table is NULL:
         return NULL
-    fetch_add_relaxed_64(&tree.splits, 1)
+    count_64(&tree.splits, 1)
     entry = tree.memory + table_offset(tree.block, table)
     if is_leaf(&tree.format.level[level], raw):
         table_fill_leaves(

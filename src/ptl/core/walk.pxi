@@ -79,7 +79,7 @@ cdef inline void walk_shaped(Tree *tree, uint64_t va, uint32_t stop, Found *foun
             below = entry_address(level, raw) - tree.base
         else:
             slot = tree.memory + table + ((va >> level.shift & level.index_mask) << level.entry_shift)
-            raw = load_shaped(slot, shape)                                      # W1
+            raw = load_unhooked(slot, shape)                                    # W1
             below = ((raw & level.address_mask) << level.address_shift) - tree.base
         if raw & level.table_mask != level.table_value or number == stop:
             break
@@ -147,9 +147,11 @@ cdef bint again(Tree *tree, uint64_t table, uint32_t *turns) noexcept nogil:
     we sleep until it lets go. False when it has been tried too often.
     """
     cdef uint32_t *lock = &table_of(tree.block, table).lock
-    fetch_add_relaxed_64(&tree.rewalks, 1)
+    count_64(&tree.rewalks, 1)
     turns[0] += 1
-    if turns[0] <= REWALKS_SPINNING:
+    if step_again():
+        pass                    # a lab wakes us when something that we have read has changed
+    elif turns[0] <= REWALKS_SPINNING:
         pause()
     elif load_relaxed_32(lock):
         lock_await(lock)
