@@ -49,7 +49,7 @@ cdef int entry_change_shadowed(
 ) noexcept nogil:
     """As entry_change, where hardware reads a shadow (N5)."""
     cdef uint64_t frozen = expected[0] | frozen_bit(format, expected[0])
-    cdef bint is_inside = load_relaxed_64(&me.critical) != 0        # a fork must not find it frozen
+    cdef bint is_inside = load_own_64(&me.critical) != 0        # a fork must not find it frozen
     cdef int change = CHANGED
     if not is_inside:
         critical_enter(me)
