@@ -434,7 +434,13 @@ def test_what_the_core_writes_is_what_encode_says(arch):
 # -- architectures that no machine has
 
 
-@EACH
+def each_of(names: Iterable[str]) -> pytest.MarkDecorator:
+    """A case for each of these formats."""
+    names = list(names)
+    return pytest.mark.parametrize("arch", [architecture(name) for name in names], ids=names)
+
+
+@each_of(name for name in NAMES if architecture(name).page_sizes[1:])
 def test_a_made_up_architecture_works(arch):
     """Or a real one: mapped, translated, split, protected, collapsed in place and elsewhere, unmapped."""
     pt, model = ptl.PageTable(arch, frames=ptl.Frames(1 << 26, domain=DOMAIN)), Reference(arch)
@@ -469,6 +475,36 @@ def test_a_made_up_architecture_works(arch):
     compare()
     assert [table.unmap(0, 4 * huge) for table in same] == [huge] * 2
     assert pt.reclaim_empty(0, 4 * huge) is model.reclaim_empty(0, 4 * huge)
+    compare()
+    assert pt.stats()["tables"] == 1
+
+
+@each_of(name for name in NAMES if not architecture(name).page_sizes[1:])
+def test_an_architecture_without_huge_leaves_works(arch):
+    """Tables fill and empty; nothing collapses into a leaf, or splits."""
+    pt, model = ptl.PageTable(arch, frames=ptl.Frames(1 << 26, domain=DOMAIN)), Reference(arch)
+    page, full = (arch.level(number).span for number in (1, 2))
+    same = (pt, model)
+
+    def compare() -> None:
+        assert contents(pt) == model.contents()
+        pt.check()
+
+    for table in same:
+        table.map(full - page, 8 * full, full + 2 * page, "rw")
+    compare()
+    assert pt.translate(2 * full - 1) == 9 * full + page - 1
+    assert [table.protect(full, page, "rd") for table in same] == [page] * 2
+    assert [table.split(full) for table in same] == [Outcome.NOT_HUGE] * 2
+    for level in range(2, arch.levels + 1):
+        with pytest.raises(FormatError, match=f"has no leaf at level {level}"):
+            pt.collapse(full, level=level)
+    compare()
+    assert [table.retract(full) for table in same] == [Outcome.NOT_EMPTY] * 2
+    assert [table.unmap(full, full - page) for table in same] == [full - page] * 2
+    assert [table.retract(full) for table in same] == [Outcome.NOT_EMPTY] * 2
+    assert [table.unmap(0, 4 * full) for table in same] == [3 * page] * 2
+    assert pt.reclaim_empty(0, 4 * full) is model.reclaim_empty(0, 4 * full)
     compare()
     assert pt.stats()["tables"] == 1
 

@@ -220,7 +220,7 @@ class Live:
 
     def __init__(self, arch: Arch, level: int) -> None:
         self.arch, self.level = arch, level
-        self.frames = ptl.Frames(1 << 23, domain=ptl.EpochDomain())
+        self.frames = ptl.Frames(1 << 24, domain=ptl.EpochDomain())
         self.pt = ptl.PageTable(arch, frames=self.frames)
         self.span = arch.level(level).span
         self.va, self.pa = self.span, 4 * self.span

@@ -326,7 +326,7 @@ def test_tables_are_aligned_in_physical_memory(name, base, frame_bytes):
     arch = ptl.arch.get(name)
     frames = ptl.Frames(1 << 20, base=base, frame_bytes=frame_bytes, domain=DOMAIN)
     pt = ptl.PageTable(arch, frames=frames)
-    page, huge = arch.page_sizes[:2]
+    page, huge = (arch.level(number).span for number in (1, 2))
     pt.map(huge - page, 0, 2 * page)
     pt.map(2 * huge, 0, page)
     for va in (huge - page, huge, 2 * huge):
@@ -472,15 +472,15 @@ def test_tables_of_several_architectures_share_a_block():
     pts = {name: ptl.PageTable(name, frames=frames) for name in ptl.arch.names()}
     for turn in range(3):
         for pt in pts.values():
-            page, huge = pt.arch.page_sizes[:2]
+            page, huge = (pt.arch.level(number).span for number in (1, 2))
             pt.map(turn * page, 0, page)
             pt.map((turn + 1) * huge, huge, huge)
         for pt in pts.values():
-            page, huge = pt.arch.page_sizes[:2]
+            page, huge = (pt.arch.level(number).span for number in (1, 2))
             assert pt.unmap((turn + 1) * huge + page, page) == page
             pt.check()
     for name, pt in pts.items():
-        page, huge = pt.arch.page_sizes[:2]
+        page, huge = (pt.arch.level(number).span for number in (1, 2))
         twin = ptl.PageTable(name, frames=alone)
         for turn in range(3):
             twin.map(turn * page, 0, page)

@@ -18,7 +18,14 @@ from array import array
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 import ptl
 from made_up import MADE_UP, architecture
@@ -81,13 +88,15 @@ def machine_for(name: str) -> type[RuleBasedStateMachine]:
     starts, lengths, flag_sets = (st.sampled_from(x) for x in (geometry.starts, geometry.lengths, geometry.flags))
     page_sizes = st.sampled_from((None, None, *arch.page_sizes))
     leaf_levels = st.sampled_from([level for level in range(2, arch.levels + 1) if arch.level(level).leaf])
+    where_leaves_are_huge = precondition(lambda _: len(arch.page_sizes) > 1)
     upper_levels = st.integers(2, arch.levels)
     granule = min(4096, *(arch.table_bytes(level) for level in range(1, arch.levels + 1)))
 
     class Machine(RuleBasedStateMachine):
         def __init__(self) -> None:
             super().__init__()
-            self.frames = ptl.Frames(min(1 << 32, 64 * geometry.giant), frame_bytes=granule, domain=DOMAIN)
+            size = 64 * max(geometry.giant, geometry.huge)
+            self.frames = ptl.Frames(min(1 << 32, size), frame_bytes=granule, domain=DOMAIN)
             self.pt = ptl.PageTable(arch, frames=self.frames)
             self.model = Reference(self.pt.arch)
             self.runs: list[int] = []
@@ -145,15 +154,18 @@ def machine_for(name: str) -> type[RuleBasedStateMachine]:
         def populate(self, va):
             assert self.pt.populate(va) is self.model.populate(va)
 
+        @where_leaves_are_huge
         @rule(va=starts, level=leaf_levels)
         def collapse(self, va, level):
             assert self.pt.collapse(va, level=level) is self.model.collapse(va, None, level)
 
+        @where_leaves_are_huge
         @rule(va=starts, level=leaf_levels, run=st.integers(0, 1))
         def collapse_elsewhere(self, va, level, run):
             pa = self.runs[run] if level == 2 else geometry.target(va & -geometry.giant, run * geometry.giant)
             assert self.pt.collapse(va, pa, level=level) is self.model.collapse(va, pa, level)
 
+        @where_leaves_are_huge
         @rule(
             va=starts,
             delta=st.sampled_from(geometry.targets),

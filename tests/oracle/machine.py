@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import mmu
 from arm_cpu import Arm64, ArmLpae
+from m68k_cpu import M68040
+from s390_cpu import S390
 
 import ptl
+from ptl.arch import Arch
 
 RAM = 64 * mmu.MIB
 
@@ -20,6 +23,8 @@ class Board:
     ram_base: int
     pa_bits: int
     """How wide physical addresses may be here."""
+    has_huge_leaves: bool = True
+    """Whether the CPU knows the leaves above level 1 that the architecture has."""
 
 
 BOARDS = {
@@ -33,7 +38,15 @@ BOARDS = {
     "riscv_sv39": Board(mmu.Riscv, 0x8000_0000, 56),
     "riscv_sv48": Board(mmu.Riscv, 0x8000_0000, 56),
     "riscv_sv57": Board(mmu.Riscv, 0x8000_0000, 56),
+    "m68k": Board(M68040, 0x4000_0000, 32),
+    "s390": Board(S390, 0x1_0000_0000, 53, has_huge_leaves=False),
 }
+
+
+def without_huge_leaves(arch: Arch) -> Arch:
+    """The same architecture, with leaves on level 1 alone."""
+    upper = (replace(level, leaf=None, invalid=None, busy=0) for level in arch.layout[1:])
+    return replace(arch, layout=(arch.layout[0], *upper))
 
 
 class Machine:
@@ -43,7 +56,8 @@ class Machine:
         board = BOARDS[arch]
         self.pa_bits = board.pa_bits
         self.frames = ptl.Frames(RAM, base=board.ram_base)
-        self.pt = ptl.PageTable(arch, frames=self.frames)
+        known = ptl.arch.get(arch) if board.has_huge_leaves else without_huge_leaves(ptl.arch.get(arch))
+        self.pt = ptl.PageTable(known, frames=self.frames)
         self.arch = self.pt.arch
         self.cores = tuple(board.cpu(self.pt, mode) for mode in board.cpu.modes)
 

@@ -128,7 +128,7 @@ class Cpu(ABC):
     sets: ClassVar[str] = "ad"
     """Which of accessed and dirty the CPU sets in a leaf. The others are for software to set."""
     needs: ClassVar[str] = ""
-    """Which of them a leaf must have before the CPU uses it at all."""
+    """Which of them a leaf must have before the CPU lets anybody use it for all that it grants."""
 
     def __init__(self, pt: ptl.PageTable, mode: Mode) -> None:
         self.pt = pt
@@ -174,9 +174,9 @@ class Cpu(ABC):
         """A leaf like this one that this emulator can judge."""
         return raw & ~self.unjudged(level, leaf=True)
 
-    def marks_before_it_refuses(self, level: int) -> bool:
-        """Whether this emulator sets accessed in a leaf of that level even where it then denies the access."""
-        return False
+    def marks_though_it_refuses(self, level: int, flags: str, access: Access) -> str:
+        """Which of accessed and dirty this emulator sets in a leaf of that level where it then denies the access."""
+        return ""
 
     # -- execution
 
@@ -223,8 +223,10 @@ class Cpu(ABC):
     def _start(self) -> unicorn.Uc:
         """An engine with everything set up."""
 
-    def _engine(self, arch: int, mode: int) -> unicorn.Uc:
+    def _engine(self, arch: int, mode: int, model: int | None = None) -> unicorn.Uc:
         uc = unicorn.Uc(arch, mode)
+        if model is not None:
+            uc.ctl_set_cpu_model(model)
         uc.ctl_set_tcg_buffer_size(TCG_BUFFER)  # before anything else: the next call makes the machine
         uc.ctl_set_tlb_mode(unicorn.UC_TLB_CPU)
         return uc
@@ -232,6 +234,21 @@ class Cpu(ABC):
     def _plug_in_ram(self, uc: unicorn.Uc) -> None:
         frames = self.pt.frames
         uc.mem_map_ptr(frames.base, frames.size, unicorn.UC_PROT_ALL, ctypes.addressof(self._ram))
+
+    def _plug_in_everything_else(self, uc: unicorn.Uc, pa_bits: int) -> None:
+        """For a CPU that refuses to translate to an address where there is nothing: a device, as wide as the memory."""
+        frames = self.pt.frames
+        for first, end in ((0, frames.base), (frames.base + frames.size, 1 << pa_bits)):
+            if first != end:
+                uc.mmio_map(first, end - first, _nothing, None, _ignored, None)
+
+
+def _nothing(*_: object) -> int:
+    return 0
+
+
+def _ignored(*_: object) -> None:
+    pass
 
 
 class X86(Cpu):
@@ -278,8 +295,8 @@ class X86(Cpu):
         """A leaf like this one that this emulator can judge."""
         return raw & ~self.unjudged(level, leaf=True)
 
-    def marks_before_it_refuses(self, level: int) -> bool:
-        return level == 3
+    def marks_though_it_refuses(self, level: int, flags: str, access: Access) -> str:
+        return "a" if level == 3 else ""
 
     def _start(self) -> unicorn.Uc:
         uc = self._engine(unicorn.UC_ARCH_X86, unicorn.UC_MODE_64 if self.bits == 64 else unicorn.UC_MODE_32)
