@@ -110,7 +110,7 @@ def test_types_and_offsets_are_as_many_as_their_bits(arch):
 
 @EACH
 def test_an_offset_can_be_the_number_of_any_frame(arch):
-    as_linux = {"riscv_sv32": 20, "arm_lpae": 24}  # frames below 4 and 64 GiB
+    as_linux = {"riscv_sv32": 20, "sparc32": 20, "arm_lpae": 24}  # frames below 4 and 64 GiB
     bits = as_linux.get(arch.name, arch.pa_bits - arch.page_shift)
     assert arch.soft_offsets >= 1 << bits
 
@@ -194,6 +194,10 @@ def linux_riscv(kind: int, offset: int) -> int:
     return kind << 7 | offset << 12
 
 
+def linux_sparc32(kind: int, offset: int) -> int:
+    return kind << 7 | offset << 12
+
+
 def linux_s390(kind: int, offset: int) -> int:
     return 0x600 | kind << 2 | offset << 12
 
@@ -202,6 +206,7 @@ LINUX = {
     "arm_lpae": linux_arm,
     "m68k": linux_m68k,
     "s390": linux_s390,
+    "sparc32": linux_sparc32,
     **dict.fromkeys(("arm64_4k", "arm64_4k_va39", "arm64_4k_va52", "arm64_16k", "arm64_64k"), linux_arm64),
     **dict.fromkeys(("powerpc_radix_4k", "powerpc_radix_64k"), linux_powerpc),
     **dict.fromkeys(("x86_64", "x86_64_la57", "i386_pae"), linux_x86),  # PAE: the same here, and not Linux's
@@ -211,6 +216,7 @@ EXCLUSIVE = {
     "arm_lpae": 1 << 7,
     "m68k": 1 << 11,
     "s390": 1 << 11,
+    "sparc32": 1 << 6,
     **dict.fromkeys(("arm64_4k", "arm64_4k_va39", "arm64_4k_va52", "arm64_16k", "arm64_64k"), 1 << 2),
     **dict.fromkeys(("powerpc_radix_4k", "powerpc_radix_64k"), 1 << 5),
     **dict.fromkeys(("x86_64", "x86_64_la57"), 1 << 3),

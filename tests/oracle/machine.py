@@ -8,6 +8,7 @@ import mmu
 from arm_cpu import Arm64, ArmLpae
 from m68k_cpu import M68040
 from s390_cpu import S390
+from sparc_cpu import Sparc32
 
 import ptl
 from ptl.arch import Arch
@@ -40,6 +41,7 @@ BOARDS = {
     "riscv_sv57": Board(mmu.Riscv, 0x8000_0000, 56),
     "m68k": Board(M68040, 0x4000_0000, 32),
     "s390": Board(S390, 0x1_0000_0000, 53, has_huge_leaves=False),
+    "sparc32": Board(Sparc32, 0x4000_0000, 32),
 }
 
 
