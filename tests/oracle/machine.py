@@ -54,6 +54,8 @@ def without_huge_leaves(arch: Arch) -> Arch:
 class Machine:
     """A page table in RAM of its own, and one core for each mode of its architecture."""
 
+    cores: tuple[mmu.Judge, ...]
+
     def __init__(self, arch: str) -> None:
         board = BOARDS[arch]
         self.pa_bits = board.pa_bits
@@ -63,7 +65,11 @@ class Machine:
         self.arch = self.pt.arch
         self.cores = tuple(board.cpu(self.pt, mode) for mode in board.cpu.modes)
 
-    def core(self, mode: mmu.Mode) -> mmu.Cpu:
+    def some(self, count: int) -> int:
+        """How many random cases to try, where a fast judge can do that many."""
+        return count
+
+    def core(self, mode: mmu.Mode) -> mmu.Judge:
         """The core that runs in a mode."""
         return next(core for core in self.cores if core.mode is mode)
 

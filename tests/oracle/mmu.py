@@ -120,11 +120,10 @@ def in_roles(names: str) -> dict[str, str]:
     return dict(zip(ROLES, names.split(), strict=False))
 
 
-class Cpu(ABC):
-    """One core of the page table's architecture in one mode, with `pt.frames` as memory and `pt.root` as root."""
+class Judge(ABC):
+    """One core in one mode, whoever emulates it, with `pt.frames` as memory and `pt.root` as root of its page table."""
 
     modes: ClassVar[tuple[Mode, ...]]
-    program: Program
     sets: ClassVar[str] = "ad"
     """Which of accessed and dirty the CPU sets in a leaf. The others are for software to set."""
     needs: ClassVar[str] = ""
@@ -134,29 +133,17 @@ class Cpu(ABC):
         self.pt = pt
         self.arch = pt.arch
         self.mode = mode
-        self._answer = ctypes.c_uint64()
-        self._ram = ctypes.c_char.from_buffer(pt.frames)  # keeps the block alive, and in place
-        self.uc = self._start()
-        self.flush()
 
     def __repr__(self) -> str:
         return f"<{self.arch.name} {self.mode.value}>"
 
-    # -- the MMU
-
+    @abstractmethod
     def translate(self, va: int, access: Access) -> Verdict:
         """Where this access to an address goes; as on hardware it may set accessed and dirty."""
-        probes[self.arch.name] += 1
-        status = uclib.uc_vmem_translate(self.uc._uch, ctypes.c_uint64(va), access.number, ctypes.byref(self._answer))
-        if status == access.refusal:
-            return FAULT
-        if status != unicorn.UC_ERR_OK:
-            raise unicorn.UcError(status)
-        return self._answer.value
 
+    @abstractmethod
     def flush(self) -> None:
         """Forget every translation."""
-        self.uc.ctl(unicorn.UC_CTL_TLB_FLUSH, unicorn.UC_CTL_IO_WRITE)
 
     @abstractmethod
     def permits(self, flags: str, access: Access) -> bool:
@@ -177,6 +164,35 @@ class Cpu(ABC):
     def marks_though_it_refuses(self, level: int, flags: str, access: Access) -> str:
         """Which of accessed and dirty this emulator sets in a leaf of that level where it then denies the access."""
         return ""
+
+
+class Cpu(Judge):
+    """A core that Unicorn emulates."""
+
+    program: Program
+
+    def __init__(self, pt: ptl.PageTable, mode: Mode) -> None:
+        super().__init__(pt, mode)
+        self._answer = ctypes.c_uint64()
+        self._ram = ctypes.c_char.from_buffer(pt.frames)  # keeps the block alive, and in place
+        self.uc = self._start()
+        self.flush()
+
+    # -- the MMU
+
+    def translate(self, va: int, access: Access) -> Verdict:
+        """Where this access to an address goes; as on hardware it may set accessed and dirty."""
+        probes[self.arch.name] += 1
+        status = uclib.uc_vmem_translate(self.uc._uch, ctypes.c_uint64(va), access.number, ctypes.byref(self._answer))
+        if status == access.refusal:
+            return FAULT
+        if status != unicorn.UC_ERR_OK:
+            raise unicorn.UcError(status)
+        return self._answer.value
+
+    def flush(self) -> None:
+        """Forget every translation."""
+        self.uc.ctl(unicorn.UC_CTL_TLB_FLUSH, unicorn.UC_CTL_IO_WRITE)
 
     # -- execution
 

@@ -11,13 +11,16 @@
     arm64_64k       63                48 47     42 41     29 28     16 15         0
                    |   0               | level 3 | level 2 | level 1 | offset     |
                                            6         13        13        16
+    arm64_64k_va52  63  52 51         42 41  ...                                        level 3 of 1024 entries
 
     leaf           63  62-59  58-56  55  54  53  52 51 50  47 ..... 12  11  10  9-8  7   6   5  4-2   1   0
                             F = 56   D   XN  PX  C     0   address      nG  A   SH  RO  U  NS attr  kind V
     table          63-59 (limits)  58-52: F = 56          address      11-2 ignored               1   1
 
-    leaf, va52     ...  50  49 ....................... 12  11  10  9-8 ...          and alike in an entry for a table
-                        GP  address 49 to 12               nG  A   address 51, 50
+    leaf, va52     with pages of 4 KiB  ... 49 ..... 12   11-10   9-8           and alike in an entry for a table
+                                            address       nG A    address 51, 50
+                   of 64 KiB            ... 47 ..... 16   15-12            ...
+                                            address       address 51 to 48
 
 V valid; kind: 1 for a page on level 1 and for a table above, 0 for a larger leaf, which the manual calls a block.
 RO read-only, U user (AP[2:1] of the manual), A accessed, nG not global, XN and PX no execution by the user and by the
@@ -73,7 +76,8 @@ ATTRIBUTES = (
     Choice.bit("d", 55),
 )
 
-WIDE_ADDRESS = Field((1 << 50) - (1 << 12), high_mask=0b11 << 8, high_left_shift=42)
+LPA2_ADDRESS = Field((1 << 50) - (1 << 12), high_mask=0b11 << 8, high_left_shift=42)
+LPA_ADDRESS = Field((1 << 48) - (1 << 16), high_mask=0b1111 << 12, high_left_shift=36)
 WORD = Word(
     bytes=8,
     present_mask=V | INVALID,
@@ -85,9 +89,10 @@ WORD = Word(
 
 
 def _level(name: str, shift: int, bits: int, page_shift: int, *, leaf: bool = True, wide: bool = False) -> Level:
-    address = WIDE_ADDRESS if wide else Field((1 << 48) - (1 << page_shift))
+    narrow_address = Field((1 << 48) - (1 << page_shift))
+    address = {12: LPA2_ADDRESS, 16: LPA_ADDRESS}[page_shift] if wide else narrow_address
     on_top = shift > page_shift
-    below_address = (1 << shift) - (1 << 12)  # of the leaf; with pages above 4 KiB also bits of wider addresses
+    below_address = (1 << shift) - (1 << 12) & ~address.high_mask
     kind = 0 if on_top else KIND
     return Level(
         name=name,
@@ -97,7 +102,7 @@ def _level(name: str, shift: int, bits: int, page_shift: int, *, leaf: bool = Tr
         table=Pattern(V | KIND, V | KIND) if on_top else None,
         table_set=V | KIND,
         leaf=Pattern(V | KIND | below_address, V | kind) if leaf else None,
-        leaf_set=V | kind | (0 if wide else SHARED),
+        leaf_set=V | kind | (SHARED & ~address.high_mask),
         address=address,
         invalid=Pattern(V | KIND | INVALID, INVALID) if leaf and on_top else None,
         invalid_clear=V,
@@ -106,7 +111,14 @@ def _level(name: str, shift: int, bits: int, page_shift: int, *, leaf: bool = Tr
     )
 
 
-def _arch(name: str, title: str, va_bits: int, *layout: Level, pa_bits: int = 48, judge: str = "Unicorn") -> Arch:
+def _arch(
+    name: str,
+    title: str,
+    va_bits: int,
+    *layout: Level,
+    pa_bits: int = 48,
+    judges: tuple[str, ...] = ("Unicorn", "QEMU"),
+) -> Arch:
     return Arch(
         name=name,
         title=title,
@@ -117,7 +129,7 @@ def _arch(name: str, title: str, va_bits: int, *layout: Level, pa_bits: int = 48
         walker="hardware",
         sign_extended=False,
         implied="r",
-        verified_by=(judge,) if judge else (),
+        verified_by=judges,
         layout=layout,
     )
 
@@ -137,7 +149,7 @@ ARCHITECTURES = (
         _level("P4D", 39, 9, 12, wide=True, leaf=False),
         _level("PGD", 48, 4, 12, wide=True, leaf=False),
         pa_bits=52,
-        judge="",
+        judges=("QEMU",),
     ),
     _arch(
         "arm64_16k",
@@ -154,5 +166,15 @@ ARCHITECTURES = (
         _level("PTE", 16, 13, 16),
         _level("PMD", 29, 13, 16),
         _level("PGD", 42, 6, 16, leaf=False),
+    ),
+    _arch(
+        "arm64_64k_va52",
+        "Arm, 64-bit, 64 KiB pages, 52 bits (LVA, LPA)",
+        52,
+        _level("PTE", 16, 13, 16, wide=True),
+        _level("PMD", 29, 13, 16, wide=True),
+        _level("PGD", 42, 10, 16, wide=True, leaf=False),
+        pa_bits=52,
+        judges=("QEMU",),
     ),
 )

@@ -87,6 +87,7 @@ def _arch(name: str, title: str, page_shift: int) -> Arch:
         byte_order="big",
         walker="hardware",
         sign_extended=False,
+        verified_by=("QEMU",),
         layout=(
             _level("PTE", page_shift, leaf_bits),
             _level("PMD", 21, 9, leaf_bits),

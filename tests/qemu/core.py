@@ -1,0 +1,123 @@
+"""A CPU that QEMU emulates, as a judge: it executes one instruction, and either that happens or the CPU faults.
+
+    load [va]      the step ends behind the instruction: permitted      ends at the vector of a data fault: refused
+    store [va]     the same
+    jump to va     the step ends anywhere else: permitted               ends at the vector of a fetch fault: refused
+
+Where a permitted access goes is what the monitor answers to gva2gpa. Accesses are real ones: through the TLB, with their
+privilege, and hardware sets accessed and dirty in the table. Most of them go to addresses without memory, which a CPU
+notices only after it has translated: no fault of the table's.
+
+The monitor does not use the TLB, and does not set anything.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import Counter
+from typing import ClassVar, Literal
+
+from mmu import FAULT, Access, Fault, Judge, Mode, Verdict
+from qemu.emulator import Emulator, EmulatorError
+
+import ptl
+
+MIB = 1 << 20
+
+probes: Counter[str] = Counter()
+"""How many accesses were judged in this process, by architecture."""
+versions: set[str] = set()
+"""Of the emulators that ran."""
+
+
+def summary(missing: str = "") -> str:
+    """One line: who judged what."""
+    if missing:
+        return f"oracles: no qemu ({missing})"
+    judged = ", ".join(f"{arch} ({count:,} probes)" for arch, count in probes.items())
+    return f"oracles: qemu {', '.join(sorted(versions))} judged {judged or 'nothing'}"
+
+
+class Core(Judge):
+    """One core in one mode. All cores of a machine are one CPU, which is put into the mode before each access."""
+
+    target: ClassVar[str]
+    """Which qemu-system it is."""
+    arguments: ClassVar[tuple[str, ...]]
+    byte_order: ClassVar[Literal["little", "big"]]
+    """In which the stub writes registers, and the CPU reads code."""
+    ram_bytes: ClassVar[int] = 128 * MIB
+    frames_at: ClassVar[int] = 64 * MIB
+    """Where in RAM frames begin. What is below belongs to the board."""
+    ram_base: ClassVar[int] = 0
+    """The physical address of RAM."""
+    code: ClassVar[tuple[int, ...]]
+    """The instructions that it executes."""
+    value_register: ClassVar[str]
+    """What they load into and store from."""
+
+    def __init__(self, emulator: Emulator, pt: ptl.PageTable, mode: Mode, shared: object) -> None:
+        super().__init__(pt, mode)
+        self.emulator, self.stub = emulator, emulator.stub
+        self._shared = shared
+        self._stale = True
+
+    def translate(self, va: int, access: Access) -> Verdict:
+        """Where this access to an address goes; as on hardware it may set accessed and dirty."""
+        if not self._reach(va, access):
+            return FAULT
+        pa = self._physical(va)
+        if pa is None:
+            raise EmulatorError(f"{self} may {access.name} {va:#x}, which the monitor cannot translate")
+        return pa
+
+    def load(self, va: int) -> int | Fault:
+        """The byte that the CPU reads there."""
+        return self.stub.read(self.value_register) if self._reach(va, Access.READ) else FAULT
+
+    def store(self, va: int, byte: int) -> bool:
+        """Let the CPU write a byte there; False when it faults."""
+        self.stub.write(**{self.value_register: byte})
+        return self._reach(va, Access.WRITE)
+
+    def flush(self) -> None:
+        """Forget every translation, before the next access."""
+        self._stale = True
+
+    def _reach(self, va: int, access: Access) -> bool:
+        """Do it, with what the TLB holds; False when it faults."""
+        probes[self.arch.name] += 1
+        versions.add(self.emulator.version)
+        if self._stale:
+            self._flush()
+            self._stale = False
+        return self._use(va, access)
+
+    @classmethod
+    def cores(cls, emulator: Emulator, pt: ptl.PageTable) -> tuple[Core, ...]:
+        """A core for each mode of one CPU."""
+        shared = cls._set_up(emulator, pt)
+        return tuple(cls(emulator, pt, mode, shared) for mode in cls.modes)
+
+    @classmethod
+    @abstractmethod
+    def _set_up(cls, emulator: Emulator, pt: ptl.PageTable) -> object:
+        """Point the CPU at the table; returns what all cores share."""
+
+    @classmethod
+    def _write_code(cls, frames: ptl.Frames, pa: int) -> None:
+        """Write the instructions into a frame."""
+        text = b"".join(word.to_bytes(4, cls.byte_order) for word in cls.code)
+        frames.view(pa, len(text))[:] = text
+
+    @abstractmethod
+    def _use(self, va: int, access: Access) -> bool:
+        """Do it; False when it faults."""
+
+    @abstractmethod
+    def _flush(self) -> None:
+        """Execute what flushes the TLB."""
+
+    def _physical(self, va: int) -> int | None:
+        """Where the address leads in this mode."""
+        return self.emulator.physical(va)
