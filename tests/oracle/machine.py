@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import mmu
 from arm_cpu import Arm64, ArmLpae
@@ -54,6 +55,8 @@ def without_huge_leaves(arch: Arch) -> Arch:
 class Machine:
     """A page table in RAM of its own, and one core for each mode of its architecture."""
 
+    FEWER: ClassVar[int] = 1
+    """How many times fewer cases a slow judge tries."""
     cores: tuple[mmu.Judge, ...]
 
     def __init__(self, arch: str) -> None:
@@ -66,8 +69,12 @@ class Machine:
         self.cores = tuple(board.cpu(self.pt, mode) for mode in board.cpu.modes)
 
     def some(self, count: int) -> int:
-        """How many random cases to try, where a fast judge can do that many."""
-        return count
+        """How many random cases to try, of so many."""
+        return count // self.FEWER
+
+    def sample(self, cases: list[str]) -> list[str]:
+        """Which of these to try."""
+        return cases[:: self.FEWER]
 
     def core(self, mode: mmu.Mode) -> mmu.Judge:
         """The core that runs in a mode."""

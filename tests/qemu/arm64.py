@@ -73,13 +73,13 @@ class Arm64(Core):
         return bits
 
     @classmethod
-    def _set_up(cls, emulator: Emulator, pt: ptl.PageTable) -> tuple[int, ptl.PageTable]:
+    def set_up(cls, emulator: Emulator, pt: ptl.PageTable) -> tuple[int, ptl.PageTable]:
         arch, frames, stub = pt.arch, pt.frames, emulator.stub
         page = arch.page_sizes[0]
         code, boot = frames.alloc(page), frames.alloc(page)
         kernel = ptl.PageTable(arch.name, frames=frames)
         kernel.map(page, code, flags="rxa")
-        cls._write_code(frames, code)
+        cls._write_code(frames.view(code, page))
         code_va = -(1 << arch.va_bits) % (1 << 64) + page
         size = 64 - arch.va_bits
         wide = arch.pa_bits == 52

@@ -13,7 +13,8 @@ The monitor does not use the TLB, and does not set anything.
 
 from __future__ import annotations
 
-from abc import abstractmethod
+import mmap
+from abc import ABC, abstractmethod
 from collections import Counter
 from typing import ClassVar, Literal
 
@@ -38,8 +39,8 @@ def summary(missing: str = "") -> str:
     return f"oracles: qemu {', '.join(sorted(versions))} judged {judged or 'nothing'}"
 
 
-class Core(Judge):
-    """One core in one mode. All cores of a machine are one CPU, which is put into the mode before each access."""
+class Cpu(ABC):
+    """Which emulator it is, and how its CPU is pointed at a page table."""
 
     target: ClassVar[str]
     """Which qemu-system it is."""
@@ -47,10 +48,19 @@ class Core(Judge):
     byte_order: ClassVar[Literal["little", "big"]]
     """In which the stub writes registers, and the CPU reads code."""
     ram_bytes: ClassVar[int] = 128 * MIB
+    """RAM begins at physical address 0."""
     frames_at: ClassVar[int] = 64 * MIB
     """Where in RAM frames begin. What is below belongs to the board."""
-    ram_base: ClassVar[int] = 0
-    """The physical address of RAM."""
+
+    @classmethod
+    @abstractmethod
+    def set_up(cls, emulator: Emulator, pt: ptl.PageTable) -> object:
+        """Point the CPU at the table; returns what has to live as long, or what all cores need to know."""
+
+
+class Core(Judge, Cpu):
+    """One core in one mode. All cores of a machine are one CPU, which is put into the mode before each access."""
+
     code: ClassVar[tuple[int, ...]]
     """The instructions that it executes."""
     value_register: ClassVar[str]
@@ -94,21 +104,10 @@ class Core(Judge):
         return self._use(va, access)
 
     @classmethod
-    def cores(cls, emulator: Emulator, pt: ptl.PageTable) -> tuple[Core, ...]:
-        """A core for each mode of one CPU."""
-        shared = cls._set_up(emulator, pt)
-        return tuple(cls(emulator, pt, mode, shared) for mode in cls.modes)
-
-    @classmethod
-    @abstractmethod
-    def _set_up(cls, emulator: Emulator, pt: ptl.PageTable) -> object:
-        """Point the CPU at the table; returns what all cores share."""
-
-    @classmethod
-    def _write_code(cls, frames: ptl.Frames, pa: int) -> None:
-        """Write the instructions into a frame."""
+    def _write_code(cls, memory: mmap.mmap | memoryview, at: int = 0) -> None:
+        """Write the instructions."""
         text = b"".join(word.to_bytes(4, cls.byte_order) for word in cls.code)
-        frames.view(pa, len(text))[:] = text
+        memory[at : at + len(text)] = text
 
     @abstractmethod
     def _use(self, va: int, access: Access) -> bool:

@@ -3,42 +3,53 @@
 from __future__ import annotations
 
 import machine
-from qemu.core import Core
-from qemu.emulator import Emulator
 from qemu.arm64 import Arm64
+from qemu.core import Core, Cpu
+from qemu.emulator import Emulator
 from qemu.powerpc import Power, Power10
+from qemu.riscv import Riscv, Riscv32
+from qemu.x86 import I386, I386Pae, X86Long
 
 import ptl
 
-BOARDS: dict[str, type[Core]] = {
+CORES: dict[str, type[Core]] = {
     **dict.fromkeys(("arm64_4k", "arm64_4k_va39", "arm64_4k_va52", "arm64_16k", "arm64_64k", "arm64_64k_va52"), Arm64),
     "powerpc_radix_4k": Power,
     "powerpc_radix_64k": Power10,
+    "riscv_sv32": Riscv32,
+    **dict.fromkeys(("riscv_sv39", "riscv_sv48", "riscv_sv57"), Riscv),
 }
+"""Those that execute every access."""
+
+LISTED: dict[str, type[Cpu]] = {
+    "i386": I386,
+    "i386_pae": I386Pae,
+    **dict.fromkeys(("x86_64", "x86_64_la57"), X86Long),
+    **{name: core for name, core in CORES.items() if core in (Riscv, Riscv32)},
+}
+"""Those whose mappings the monitor lists."""
 
 
 class Machine(machine.Machine):
     """A page table in the RAM of a paused emulator, whose one CPU is a core for each mode; `close` ends it."""
 
-    FEWER = 8
-    """How many times fewer random cases are tried: an access takes some hundred microseconds here."""
+    FEWER = 7  # an access takes some hundred microseconds
 
     def __init__(self, arch: str) -> None:
-        core = BOARDS[arch]
+        cpu = {**LISTED, **CORES}[arch]
         self.pa_bits = ptl.arch.get(arch).pa_bits
-        self.emulator = Emulator(core.target, core.arguments, core.ram_bytes, core.byte_order)
+        self.emulator = Emulator(cpu.target, cpu.arguments, cpu.ram_bytes, cpu.byte_order)
         try:
-            ram = memoryview(self.emulator.ram)[core.frames_at : core.frames_at + machine.RAM]
-            self.frames = ptl.Frames(machine.RAM, base=core.ram_base + core.frames_at, backing=ram)
+            ram = memoryview(self.emulator.ram)[cpu.frames_at : cpu.frames_at + machine.RAM]
+            self.frames = ptl.Frames(machine.RAM, base=cpu.frames_at, backing=ram)
             self.pt = ptl.PageTable(arch, frames=self.frames)
             self.arch = self.pt.arch
-            self.cores = core.cores(self.emulator, self.pt)
+            self.shared = cpu.set_up(self.emulator, self.pt)
+            modes = cpu.modes if issubclass(cpu, Core) else ()
+            self.cores = tuple(cpu(self.emulator, self.pt, mode, self.shared) for mode in modes)
         except BaseException:
             self.close()
             raise
-
-    def some(self, count: int) -> int:
-        return count // self.FEWER
 
     def close(self) -> None:
         """End the emulator. The table and its frames stay."""

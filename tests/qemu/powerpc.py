@@ -65,13 +65,14 @@ class Power(Core):
         return FAR_TABLES | LEAF | is_of_5_or_9_bits
 
     @classmethod
-    def _set_up(cls, emulator: Emulator, pt: ptl.PageTable) -> object:
+    def set_up(cls, emulator: Emulator, pt: ptl.PageTable) -> object:
         frames, name = pt.frames, pt.arch.name
-        code, process_table, partition_table = (frames.alloc(pt.arch.page_sizes[0]) for _ in range(3))
+        page = pt.arch.page_sizes[0]
+        code, process_table, partition_table = (frames.alloc(page) for _ in range(3))
         kernel, host = ptl.PageTable(name, frames=frames), ptl.PageTable(name, frames=frames)
         kernel.map(cls.CODE & (1 << ADDRESS_BITS) - 1, code, flags="rxua")
         host.map(process_table, process_table, flags="rwad")
-        cls._write_code(frames, code)
+        cls._write_code(frames.view(code, page))
         cls._write_table(frames, partition_table, HOST_RADIX | cls._root(host), HOST_RADIX | process_table)
         cls._write_table(frames, process_table, cls._root(kernel), 0, cls._root(pt), 0)
         emulator.stub.write(ptcr=partition_table, lpcr=cls.LPCR_HR | cls.LPCR_UPRT, pid=1, lpidr=1)

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import random
+from contextlib import closing
+
 import pytest
 from mmu import FAULT, Mode
-from qemu.machine import BOARDS, Machine
+from qemu import listings
+from qemu.core import probes
+from qemu.machine import CORES, LISTED, Machine
 from test_unicorn import (  # noqa: F401
+    REGION,
+    REGIONS,
+    leaves_of,
+    map_at_random,
     test_every_bit_of_an_entry_by_itself,
     test_every_state_on_the_way_from_pages_to_a_huge_leaf_and_back,
     test_hardware_ignores_the_frozen_bit_of_a_leaf,
@@ -21,7 +30,7 @@ from test_unicorn import (  # noqa: F401
 )
 
 
-@pytest.fixture(params=BOARDS)
+@pytest.fixture(params=CORES)
 def machine(request):
     machine = Machine(request.param)
     yield machine
@@ -30,7 +39,7 @@ def machine(request):
 
 @pytest.fixture
 def region(machine):
-    return 0x20_0000_0000
+    return REGIONS.get(machine.arch.name, REGION)
 
 
 @pytest.mark.parametrize("mode", [Mode.SUPERVISOR, Mode.USER])
@@ -57,3 +66,29 @@ def test_loads_and_stores_reach_the_frame_and_the_tlb_is_believed_until_it_is_fl
     core.flush()
     assert core.load(va) is FAULT
     assert not core.store(va, 0x44)
+
+
+# -- what the monitor lists -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("name", LISTED)
+def test_the_monitor_lists_every_leaf_as_ptl_wrote_it(name, seed):
+    """Hundreds of random mappings: address, physical address, size, and every attribute; and no other."""
+    rng = random.Random(seed)
+    with closing(Machine(name)) as machine:
+        machine.pa_bits = min(machine.pa_bits, listings.X86_PA_BITS)
+        arch, pt = machine.arch, machine.pt
+        runs = map_at_random(machine, rng, 400)
+        leaves = sorted(
+            {leaf.va: leaf for run in runs for leaf in leaves_of(pt, *run)}.values(), key=lambda leaf: leaf.va
+        )
+        assert len(leaves) > 250
+        monitor = machine.emulator.monitor
+        if arch.name.startswith("riscv"):
+            assert listings.riscv_runs(monitor("info mem"), arch) == listings.riscv_runs_expected(leaves, arch)
+        else:
+            assert listings.x86_leaves(monitor("info tlb"), arch) == listings.x86_leaves_expected(leaves, arch)
+            if arch.levels < 5:  # QEMU 7.2 looks for the end of five levels for minutes
+                assert listings.x86_runs(monitor("info mem"), arch) == listings.x86_runs_expected(leaves, arch)
+        probes[name] += len(leaves)
