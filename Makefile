@@ -3,13 +3,16 @@
 PYTHON ?= python3
 SOURCES := $(shell find src setup.py pyproject.toml -type f -not -name '*.so' -not -path '*.egg-info*' -not -path '*__pycache__*')
 
-.PHONY: demo test bench lint clean
+.PHONY: demo test test-qemu bench lint clean
 
 demo: .venv-demo/done        ## the main job: race this process's address space under each locking policy
 	.venv-demo/bin/ptl race --html race.html
 
 test: .venv-test/done        ## the whole test suite, against the installed package
 	.venv-test/bin/python -m pytest $(PYTEST_ARGS)
+
+test-qemu: .venv-test/done   ## page tables judged by QEMU's CPUs, as far as qemu-system-* are installed
+	.venv-test/bin/python -m pytest tests/qemu $(PYTEST_ARGS)
 
 bench: .venv-test/done       ## single operations beside dict, by pytest-benchmark
 	.venv-test/bin/python -m pytest bench --benchmark-only --benchmark-group-by=group --benchmark-columns=median,iqr,rounds $(PYTEST_ARGS)

@@ -14,6 +14,7 @@ import ptl
 from ptl.arch import Arch
 from ptl.arch.bits import Part, address_fields, leaf_fields, rulers, size, soft_fields, table_fields
 from ptl.cli import main
+from qemu.machine import CORES, LISTED
 
 NAMES = ptl.arch.names()
 SVG = "{http://www.w3.org/2000/svg}"
@@ -112,7 +113,7 @@ def test_the_list_for_programs() -> None:
     listed = {facts["name"]: facts for facts in json.loads(run("--json").output)}
     assert tuple(listed) == NAMES
     assert listed["x86_64"]["page_sizes"] == [1 << 12, 1 << 21, 1 << 30]
-    assert listed["x86_64"]["verified_by"] == ["Unicorn"]
+    assert listed["x86_64"]["verified_by"] == ["Unicorn", "QEMU"]
     assert json.loads(run("i386", "--json").output) == listed["i386"]
 
 
@@ -120,6 +121,7 @@ def test_what_is_said_to_be_verified_has_a_judge_in_the_tests() -> None:
     judges = (Path(__file__).parent / "oracle" / "machine.py").read_text()
     boards = re.findall(r'"(\w+)"', judges[judges.index("BOARDS = {") :].partition("\n}")[0])
     assert sorted(boards) == sorted(name for name in NAMES if "Unicorn" in ptl.arch.get(name).verified_by)
+    assert sorted({*CORES, *LISTED}) == sorted(name for name in NAMES if "QEMU" in ptl.arch.get(name).verified_by)
 
 
 def test_rulers_in_the_terminal(arch: Arch) -> None:

@@ -11,10 +11,10 @@ from typing import ClassVar
 
 import arm_cpu
 from mmu import Access, Mode
-from qemu.core import Core
-from qemu.emulator import Emulator, EmulatorError
 
 import ptl
+from qemu.core import Core
+from qemu.emulator import Emulator, EmulatorError
 
 
 def system(op0: int, op1: int, crn: int, crm: int, op2: int, register: int = 0) -> int:

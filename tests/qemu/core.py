@@ -4,9 +4,9 @@
     store [va]     the same
     jump to va     the step ends anywhere else: permitted               ends at the vector of a fetch fault: refused
 
-Where a permitted access goes is what the monitor answers to gva2gpa. Accesses are real ones: through the TLB, with their
-privilege, and hardware sets accessed and dirty in the table. Most of them go to addresses without memory, which a CPU
-notices only after it has translated: no fault of the table's.
+Where a permitted access goes is what the monitor answers to gva2gpa. Accesses are real ones: through the TLB, with
+their privilege, and hardware sets accessed and dirty in the table. Most of them go to addresses without memory, which a
+CPU notices only after it has translated: no fault of the table's.
 
 The monitor does not use the TLB, and does not set anything.
 """
@@ -19,24 +19,20 @@ from collections import Counter
 from typing import ClassVar, Literal
 
 from mmu import FAULT, Access, Fault, Judge, Mode, Verdict
-from qemu.emulator import Emulator, EmulatorError
 
 import ptl
+from qemu.emulator import Emulator, EmulatorError, versions
 
 MIB = 1 << 20
 
 probes: Counter[str] = Counter()
 """How many accesses were judged in this process, by architecture."""
-versions: set[str] = set()
-"""Of the emulators that ran."""
 
 
-def summary(missing: str = "") -> str:
+def summary() -> str:
     """One line: who judged what."""
-    if missing:
-        return f"oracles: no qemu ({missing})"
     judged = ", ".join(f"{arch} ({count:,} probes)" for arch, count in probes.items())
-    return f"oracles: qemu {', '.join(sorted(versions))} judged {judged or 'nothing'}"
+    return f"oracles: qemu {' and '.join(sorted(versions)) or 'did not run, and'} judged {judged or 'nothing'}"
 
 
 class Cpu(ABC):
@@ -97,7 +93,6 @@ class Core(Judge, Cpu):
     def _reach(self, va: int, access: Access) -> bool:
         """Do it, with what the TLB holds; False when it faults."""
         probes[self.arch.name] += 1
-        versions.add(self.emulator.version)
         if self._stale:
             self._flush()
             self._stale = False

@@ -17,7 +17,6 @@ import json
 import mmap
 import os
 import re
-import shutil
 import socket
 import subprocess
 import tempfile
@@ -28,15 +27,12 @@ from qemu.gdb import GdbError, Stub
 TIMEOUT_SECONDS = 30
 LIFETIME_SECONDS = 600
 
+versions: set[str] = set()
+"""Of the emulators that ran in this process."""
+
 
 class EmulatorError(Exception):
     """QEMU could not do what it was asked, or is gone."""
-
-
-def missing(target: str) -> str:
-    """Why there is no such machine here; empty when there is one."""
-    program = f"qemu-system-{target}"
-    return "" if shutil.which(program) else f"{program} is not installed"
 
 
 class Emulator:
@@ -77,7 +73,7 @@ class Emulator:
         self._lines = monitor.makefile("rwb")
         try:
             version = self._receive()["QMP"]["version"]["qemu"]
-            self.version = f"{version['major']}.{version['minor']}"
+            versions.add(f"{version['major']}.{version['minor']}.{version['micro']}")
             self._command("qmp_capabilities")
             self.stub = Stub(gdb, byte_order)
         except (OSError, EmulatorError, GdbError) as error:

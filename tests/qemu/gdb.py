@@ -4,8 +4,8 @@
     $s#..                       step                       $T05thread:01;#..
     $p40#..                     read register 0x40         $0000000005010004#..
 
-Writes are not waited for: they go out with the step that needs them, so an access costs two round trips. The next packet
-is answer enough that the last one arrived; a "+" for each would be a round trip more.
+Writes are not waited for: they go out with the step that needs them, so an access costs two round trips. The next
+packet tells that the last one arrived; a "+" for each would be a round trip more.
 """
 
 from __future__ import annotations
@@ -84,7 +84,9 @@ class Stub:
                 raise GdbError("the stub hung up")
             self._received += data
         self._received = self._received[match.end() :]
-        return re.sub(rb"}(.)", lambda escaped: bytes([escaped[1][0] ^ 0x20]), match[1], flags=re.DOTALL).decode("latin-1")
+        return re.sub(rb"}(.)", lambda escaped: bytes([escaped[1][0] ^ 0x20]), match[1], flags=re.DOTALL).decode(
+            "latin-1"
+        )
 
     def _describe(self) -> None:
         """Take numbers and sizes of registers from the target description, where the target has one."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+
 import machine
+
+import ptl
 from qemu.arm64 import Arm64
 from qemu.core import Core, Cpu
 from qemu.emulator import Emulator
 from qemu.powerpc import Power, Power10
 from qemu.riscv import Riscv, Riscv32
 from qemu.x86 import I386, I386Pae, X86Long
-
-import ptl
 
 CORES: dict[str, type[Core]] = {
     **dict.fromkeys(("arm64_4k", "arm64_4k_va39", "arm64_4k_va52", "arm64_16k", "arm64_64k", "arm64_64k_va52"), Arm64),
@@ -30,13 +32,24 @@ LISTED: dict[str, type[Cpu]] = {
 """Those whose mappings the monitor lists."""
 
 
+def cpu_of(arch: str) -> type[Cpu]:
+    """The CPU that judges an architecture."""
+    return {**LISTED, **CORES}[arch]
+
+
+def missing(arch: str) -> str:
+    """Why there is no such machine here; empty when there is one."""
+    program = f"qemu-system-{cpu_of(arch).target}"
+    return "" if shutil.which(program) else f"{program} is not installed"
+
+
 class Machine(machine.Machine):
     """A page table in the RAM of a paused emulator, whose one CPU is a core for each mode; `close` ends it."""
 
     FEWER = 7  # an access takes some hundred microseconds
 
     def __init__(self, arch: str) -> None:
-        cpu = {**LISTED, **CORES}[arch]
+        cpu = cpu_of(arch)
         self.pa_bits = ptl.arch.get(arch).pa_bits
         self.emulator = Emulator(cpu.target, cpu.arguments, cpu.ram_bytes, cpu.byte_order)
         try:

@@ -13,10 +13,10 @@ from __future__ import annotations
 from typing import ClassVar
 
 from mmu import Access, Mode
-from qemu.core import MIB, Core
-from qemu.emulator import Emulator, EmulatorError
 
 import ptl
+from qemu.core import MIB, Core
+from qemu.emulator import Emulator, EmulatorError
 
 VALID, LEAF = 1 << 63, 1 << 62
 FAR_FRAMES, FAR_TABLES = (1 << 57) - (1 << 53), (1 << 60) - (1 << 53)

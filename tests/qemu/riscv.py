@@ -9,10 +9,10 @@ from typing import ClassVar
 
 import mmu
 from mmu import Access, Mode
-from qemu.core import Core
-from qemu.emulator import Emulator, EmulatorError
 
 import ptl
+from qemu.core import Core
+from qemu.emulator import Emulator, EmulatorError
 
 
 class Riscv(Core):
@@ -30,7 +30,7 @@ class Riscv(Core):
         0x12000073,  # sfence.vma
     )
     CODE, VECTOR = 0x3F5_5000, 0x3F5_5400
-    """Below the frames, where no test maps anything: QEMU keeps what M mode fetches in one TLB with what MPRV translates."""
+    """Below the frames, where no test maps anything: QEMU keeps what M mode fetches and what MPRV reaches in one TLB."""
 
     M, S, U = 3, 1, 0
     MPRV, SUM, MXR, MPP_SHIFT = 1 << 17, 1 << 18, 1 << 19, 11

@@ -1,13 +1,12 @@
-"""x86 as QEMU's monitor reads it, which lists all mappings with every flag. Unicorn's CPUs are the same, and execute."""
+"""x86 as QEMU's monitor reads it, which lists all mappings with every flag. Unicorn's CPUs execute (mmu.py)."""
 
 from __future__ import annotations
 
 from typing import ClassVar
 
+import ptl
 from qemu.core import Cpu
 from qemu.emulator import Emulator
-
-import ptl
 
 
 class X86Long(Cpu):

@@ -106,7 +106,7 @@ def _arch(name: str, title: str, va_bits: int, *layout: Level) -> Arch:
         walker="hardware",
         sign_extended=not is_32,
         write_needs_read=True,
-        verified_by=("Unicorn",),
+        verified_by=("Unicorn", "QEMU"),
         layout=layout,
     )
 

@@ -116,7 +116,7 @@ def _64(name: str, title: str, va_bits: int, *top: Level) -> Arch:
         walker="hardware",
         sign_extended=True,
         implied="r",
-        verified_by=("Unicorn",),
+        verified_by=("Unicorn", "QEMU"),
         layout=(
             _leaf(9, _64_WORD, _64_ADDRESS),
             _upper("PMD", 21, 9, _64_WORD, _64_ADDRESS, leaf=True, busy=_64_BUSY),
@@ -152,7 +152,7 @@ I386 = Arch(
     walker="hardware",
     sign_extended=False,
     implied="rx",
-    verified_by=("Unicorn",),
+    verified_by=("Unicorn", "QEMU"),
     layout=(
         _leaf(10, _32_WORD, _32_ADDRESS),
         _upper("PGD", 22, 10, _32_WORD, _32_ADDRESS, leaf=True, busy=1 << 6 | 1 << 11),
@@ -174,7 +174,7 @@ I386_PAE = Arch(
     walker="hardware",
     sign_extended=False,
     implied="r",
-    verified_by=("Unicorn",),
+    verified_by=("Unicorn", "QEMU"),
     layout=(
         _leaf(9, _PAE_WORD, _64_ADDRESS, _PAE_RESERVED),
         _upper("PMD", 21, 9, _PAE_WORD, _64_ADDRESS, leaf=True, busy=_64_BUSY, reserved=_PAE_RESERVED),
