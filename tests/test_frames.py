@@ -435,7 +435,7 @@ def test_tables_are_visible_and_changeable_in_the_view(name):
     pt.map(0, 0, flags="rw")
     root = pt.frames.view(pt.root, pt.arch.table_bytes(pt.arch.levels))
     top = pt.walk(0).steps[0]
-    assert int.from_bytes(root[: pt.arch.entry_bytes], pt.arch.byte_order) == top.raw
+    assert int.from_bytes(root[: pt.arch.level(top.level).word.bytes], pt.arch.byte_order) == top.raw
     leaf = pt.walk(0).steps[-1]
     view = pt.frames.view(leaf.table_pa + leaf.index * pt.arch.entry_bytes, pt.arch.entry_bytes)
     accessed = pt.arch.encode(0, "rwad")

@@ -203,7 +203,7 @@ def linux_s390(kind: int, offset: int) -> int:
 
 
 LINUX = {
-    "arm_lpae": linux_arm,
+    **dict.fromkeys(("arm", "arm_lpae"), linux_arm),
     "m68k": linux_m68k,
     "s390": linux_s390,
     "sparc32": linux_sparc32,
@@ -213,7 +213,7 @@ LINUX = {
     **dict.fromkeys(("riscv_sv32", "riscv_sv39", "riscv_sv48", "riscv_sv57"), linux_riscv),
 }
 EXCLUSIVE = {
-    "arm_lpae": 1 << 7,
+    **dict.fromkeys(("arm", "arm_lpae"), 1 << 7),
     "m68k": 1 << 11,
     "s390": 1 << 11,
     "sparc32": 1 << 6,

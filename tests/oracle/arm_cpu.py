@@ -165,3 +165,38 @@ class ArmLpae(Arm64):
 
     def _register(self, name: str) -> int:
         return getattr(arm_const, f"UC_ARM_REG_{name}")
+
+
+class ArmShort(ArmLpae):
+    """Short descriptors, in domains that all have the rights of a client; what Linux keeps beside them is not for it."""
+
+    needs = "ad"
+
+    TTBR0_32, DACR = (15, 0, 0, 2, 0, 0, 0), (15, 0, 0, 3, 0, 0, 0)
+    ALL_CLIENTS = 0x5555_5555
+    EXTENDED_PAGE_TABLES = 1 << 23  # as ever since Armv6
+
+    def permits(self, flags: str, access: Access) -> bool:
+        if "a" not in flags or (access is Access.WRITE and "d" not in flags):
+            return False
+        return access.letter in flags and (self.mode is not Mode.USER or "u" in flags)
+
+    def goes_on(self, level: int, raw: int) -> bool:
+        return level > 1 and raw & 0b11 == 0b01
+
+    def unjudged(self, level: int, *, leaf: bool) -> int:
+        section, no_execution, of_two, other_half = 1 << 1, 1 << 2, 0b11 << 10, 0xFFFF_FFFF << 32
+        return 0 if level == 1 else section | no_execution | of_two | other_half
+
+    def judged(self, level: int, raw: int) -> int:
+        kind_of_both = 0b11 << 32 | 0b11
+        return raw if level == 1 else raw & ~kind_of_both
+
+    def _start(self) -> unicorn.Uc:
+        uc = self._engine(unicorn.UC_ARCH_ARM, unicorn.UC_MODE_ARM)
+        self._plug_in_ram(uc)
+        self._write_32(uc, self.TTBR0_32, self.pt.root)
+        self._write_32(uc, self.DACR, self.ALL_CLIENTS)
+        self._write_32(uc, self.SCTLR_32, self.EXTENDED_PAGE_TABLES | 1)
+        uc.reg_write(arm_const.UC_ARM_REG_CPSR, self.USR if self.mode is Mode.USER else self.SVC)
+        return uc

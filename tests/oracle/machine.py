@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import mmu
-from arm_cpu import Arm64, ArmLpae
+from arm_cpu import Arm64, ArmLpae, ArmShort
 from m68k_cpu import M68040
 from s390_cpu import S390
 from sparc_cpu import Sparc32
@@ -30,6 +30,7 @@ class Board:
 
 
 BOARDS = {
+    "arm": Board(ArmShort, 0x4000_0000, 32),
     "arm_lpae": Board(ArmLpae, 0x4000_0000, 32),
     **dict.fromkeys(("arm64_4k", "arm64_4k_va39", "arm64_16k", "arm64_64k"), Board(Arm64, 0x10_0000_0000, 44)),
     "x86_64": Board(mmu.X86, 0x1_0000_0000, 40),
@@ -86,7 +87,11 @@ class Machine:
             core.flush()
 
     def poke(self, step: ptl.Step, raw: int) -> None:
-        """Write the bits of the entry at a step of a walk, past ptl; and flush."""
-        size = self.arch.level(step.level).word.bytes
-        self.frames.view(step.table_pa + step.index * size, size)[:] = raw.to_bytes(size, self.arch.byte_order)
+        """Write the bits of the entry at a step of a walk, past ptl, and of its shadow, if it has one; and flush."""
+        level = self.arch.level(step.level)
+        size = level.word.bytes
+        words = {0: raw} if level.shadow is None else {0: raw, level.shadow.offset: level.shadow.of(raw)}
+        for offset, word in words.items():
+            at = step.table_pa + step.index * size + offset
+            self.frames.view(at, size)[:] = word.to_bytes(size, self.arch.byte_order)
         self.flush()

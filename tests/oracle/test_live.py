@@ -67,7 +67,7 @@ class LiveCpu:
 
 @pytest.mark.parametrize(("mode", "flags"), [(Mode.SUPERVISOR, "rwxad"), (Mode.USER, "rwxuad")])
 @pytest.mark.parametrize(
-    "name", ["x86_64", "arm64_4k", "riscv_sv39", "arm_lpae", "i386_pae", "m68k", "s390", "sparc32"]
+    "name", ["x86_64", "arm64_4k", "riscv_sv39", "arm_lpae", "i386_pae", "arm", "m68k", "s390", "sparc32"]
 )
 def test_a_program_runs_on_while_a_thread_collapses_splits_and_migrates(name, mode, flags):
     """Or only migrates, on a CPU without huge leaves."""

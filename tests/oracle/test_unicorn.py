@@ -33,7 +33,7 @@ from reference import with_attributes, withholding
 pytestmark = pytest.mark.skipif(bool(mmu.MISSING), reason=mmu.MISSING)
 
 REGION = 0x20_0000_0000  # 128 GiB: a free place in every 64-bit format's lower half
-REGIONS = dict.fromkeys(("arm_lpae", "i386", "i386_pae", "m68k", "riscv_sv32", "sparc32"), 0x8000_0000)
+REGIONS = dict.fromkeys(("arm", "arm_lpae", "i386", "i386_pae", "m68k", "riscv_sv32", "sparc32"), 0x8000_0000)
 
 
 @pytest.fixture(params=BOARDS)

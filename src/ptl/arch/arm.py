@@ -1,92 +1,138 @@
-"""arm: 32-bit Arm with LPAE, three levels of long descriptors.
+"""arm: 32-bit Arm with short descriptors, the way Linux keeps them: each entry twice, for itself and for hardware.
 
-    address         31   30 29     21 20     12 11         0
-                   |level 3| level 2 | level 1 | offset     |
-                       2        9         9         12
+    address        31         21 20     12 11         0
+                  |   level 2   | level 1 |   offset   |
+                        11           9         12
 
-    leaf           63-58 57  56  55  54  53  52  39 ..... 12  11  10  9-8  7   6   5  4-2   1   0
-                         F       D   XN  PX  C   address      nG  A   SH  RO  U  NS attr  kind V
-    table          63-59 (limits)  58-52: F = 57  address     11-2 ignored               1   1
+    table          63 ........ 42  41-37  36-32  31 ......... 10  9-5    4-0
+    (level 2)      hw 1 >> 10      dom    10001  hw 0 >> 10       dom    10001
+    leaf           31 ............. 12  11  10  9   8   7   6   5-2   1   0
+    (level 1)      physical address     F   S   XN  U   RO  D   type  A   P
+    its shadow     31 ............. 12  11  10  9   8-7  6   5   4   3-2   1   0
+                   physical address     nG  S   RO       T   U   1   type  1   XN
 
-As arm64 (arm64.py), with addresses of 40 bits; but XN is for user and kernel, and PX for the kernel only, and whoever
-executes must be able to read. F, frozen, is the bit with which Linux marks a page without access, which
-then is not valid: no valid entry of Linux has it. Bits 58 and 56 are Linux's too. Leaves map 4 KiB, 2 MiB and 1 GiB.
+                   +0      leaf table 0  512 entries, for software
+                   +2048   hw 0          256 entries: the shadows of the first half, which map 1 MiB
+                   +3072   hw 1          256 entries: those of the second half
 
-When V is 0 hardware ignores the rest. Software's entries are Linux's swap entries; a huge leaf that is being split has
-bit 63:
+Hardware's top table has 4096 words, each for 1 MiB, and its leaf tables have 256. Here two words are one entry, and two
+leaf tables, with what software keeps for them, are one table of 4 KiB; the one on top has 16 KiB. Each half of an entry
+on top names hardware's half of the table.
 
-    software's     63   62-34   33  32  31 ............ 8   7   6-2   1   0
-                   0    0       B   F   offset              E   type  0   0
+P present, A accessed, D dirty, RO read-only, U user, XN no execution, S shared, F frozen: the bit with which Linux marks a
+page without access, which no page of ptl's is; type is the kind of memory, of which 1 (bit 5) has no bit in a shadow and
+another (bit 4) becomes T. Hardware knows neither accessed nor dirty: the shadow of a leaf without A is 0, so that the first
+access faults, and that of one without D is read-only, so that the first write does. A page of the user is not global
+(nG). Whoever may read may also execute, where XN is not set; all that is mapped can be read by the kernel.
 
-E exclusive, B busy. The offset has 24 bits and a frame number 28: what lies above 64 GiB cannot be the offset of a
-migration, in Linux neither. Type 0 with offset 0 would be an empty entry: there is none.
+Freezing a leaf leaves its shadow alone. An entry and its shadow change together, by whoever froze it (core/entry.pxi, N5).
+dom is domain 1, Linux's for the user, which needs the rights of a client. A section, a leaf of 1 MiB on top, is BAD: Linux
+has them for its own memory alone, where nothing is ever accessed or dirty, and has no bits for that in them.
+
+Software's entries are Linux's swap entries:
+
+    software's     31 ........................... 8   7   6-2   1   0
+                   offset                             E   type  F   0
+
+E exclusive. Type 0 with offset 0 would be an empty entry: there is none.
 """
 
 from __future__ import annotations
 
-from ptl.arch.arm64 import ATTRIBUTES, INVALID, KIND, PX, SHARED, XN, U, V
-from ptl.arch.description import Arch, Choice, Field, Level, Pattern, Soft, Word
+from ptl.arch.description import Arch, Choice, Field, Level, Pattern, Shadow, Soft, Word
 
-ADDRESS = Field((1 << 40) - (1 << 12))
-EXECUTE = Choice(
-    U | PX | XN,
-    (
-        (PX | XN, ""),
-        (U | PX | XN, "u"),
-        (0, "x"),
-        (U | PX, "xu"),
-        (U, "xu"),
-        (U | XN, "u"),
-        (XN, ""),
-        (PX, ""),
-    ),
+P, A, D, RO, U, XN, SHARED, F = (1 << bit for bit in (0, 1, 6, 7, 8, 9, 10, 11))
+CACHED = 0b0111 << 2
+ADDRESS = 0xFFFF_F000
+SOURCE = (
+    "Arm Architecture Reference Manual, ARMv7-A and ARMv7-R (DDI 0406), B3.5, short-descriptor format; "
+    "Linux arch/arm/include/asm/pgtable-2level.h, pgtable-2level-hwdef.h, pgtable.h, pgalloc.h, arch/arm/mm/proc-v7-2level.S"
 )
+SOFT = Soft(type_mask=0x1F << 2, offset_mask=0xFFFF_FF00, exclusive=1 << 7)
+ENTRIES = 512
+
 WORD = Word(
-    bytes=8,
-    present_mask=V | INVALID,
-    frozen_present=1 << 57,
-    frozen_absent=1 << 32,
-    attributes=tuple(EXECUTE if "x" in choice.letters else choice for choice in ATTRIBUTES),
-    soft=Soft(type_mask=0x1F << 2, offset_mask=(1 << 32) - (1 << 8), exclusive=1 << 7),
+    bytes=4,
+    present_mask=P,
+    frozen_present=F,
+    frozen_absent=A,
+    attributes=(
+        Choice.inverted("w", 7),
+        Choice.inverted("x", 9),
+        Choice.bit("u", 8),
+        Choice.bit("a", 1),
+        Choice.bit("d", 6),
+    ),
+    soft=SOFT,
 )
 
-
-def _level(name: str, shift: int, bits: int) -> Level:
-    on_top = shift > 12
-    kind = 0 if on_top else KIND
-    below_address, above_address = (1 << shift) - (1 << 12), (1 << 48) - (1 << 40)
-    return Level(
-        name=name,
-        word=WORD,
-        shift=shift,
-        bits=bits,
-        table=Pattern(V | KIND | above_address, V | KIND) if on_top else None,
-        table_set=V | KIND,
-        leaf=Pattern(V | KIND | below_address | above_address, V | kind),
-        leaf_set=V | kind | SHARED,
-        address=ADDRESS,
-        invalid=Pattern(V | KIND | INVALID, INVALID) if on_top else None,
-        invalid_clear=V,
-        invalid_set=INVALID,
-        busy=1 << 32 | 1 << 33 if on_top else 0,
-    )
-
-
-LPAE = Arch(
-    name="arm_lpae",
-    title="Arm, 32-bit, long descriptors",
-    source=(
-        "Arm Architecture Reference Manual, ARMv7-A and ARMv7-R (DDI 0406), B3.6, long-descriptor format; "
-        "Linux arch/arm/include/asm/pgtable-3level.h, pgtable-3level-hwdef.h, pgtable.h"
+# The same page as hardware's small page descriptor has it
+SMALL, NO_EXECUTION, AP0, AP1, TEX0, APX, NOT_GLOBAL = (1 << bit for bit in (1, 0, 4, 5, 6, 9, 11))
+SHADOW = Shadow(
+    offset=ENTRIES * WORD.bytes,
+    needs=P | A,
+    copies=ADDRESS | SHARED | 0b11 << 2,
+    always=SMALL | AP0,
+    rules=(
+        (Pattern(RO, RO), APX),
+        (Pattern(D, 0), APX),
+        (Pattern(U, U), AP1 | NOT_GLOBAL),
+        (Pattern(XN, XN), NO_EXECUTION),
+        (Pattern(1 << 4, 1 << 4), TEX0),
     ),
+)
+
+# Of one of the two words of an entry on top: a table of 1 KiB, in bits 11 and 10 of its address one of two
+KIND, TABLE, LINUX_TABLE, OF_TWO = 0b11, 0b01, 0b1_0001 | 1 << 5, 0b11 << 10
+
+
+def _pair(low: int, high: int) -> int:
+    return low | high << 32
+
+
+PAIR = Word(
+    bytes=8,
+    present_mask=_pair(KIND, KIND),
+    frozen_present=_pair(F, 0),
+    frozen_absent=_pair(F, 0),
+    attributes=WORD.attributes,
+    soft=SOFT,
+)
+
+ARM = Arch(
+    name="arm",
+    title="Arm, 32-bit, short descriptors",
+    source=SOURCE,
     va_bits=32,
-    pa_bits=40,
+    pa_bits=32,
     byte_order="little",
     walker="hardware",
     sign_extended=False,
     implied="r",
     verified_by=("Unicorn",),
-    layout=(_level("PTE", 12, 9), _level("PMD", 21, 9), _level("PGD", 30, 2)),
+    layout=(
+        Level(
+            name="PTE",
+            word=WORD,
+            shift=12,
+            bits=9,
+            table=None,
+            leaf=Pattern(P, P),
+            leaf_set=P | CACHED | SHARED,
+            address=Field(ADDRESS),
+            shadow=SHADOW,
+        ),
+        Level(
+            name="PGD",
+            word=PAIR,
+            shift=21,
+            bits=11,
+            table=Pattern(_pair(KIND | OF_TWO, KIND | OF_TWO), _pair(TABLE | 0b10 << 10, TABLE | 0b11 << 10)),
+            table_set=_pair(LINUX_TABLE | 0b10 << 10, LINUX_TABLE | 0b11 << 10),
+            leaf=None,
+            address=Field(ADDRESS, copy_shift=32),
+        ),
+    ),
 )
 
-ARCHITECTURES = (LPAE,)
+ARCHITECTURES = (ARM,)

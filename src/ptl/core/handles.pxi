@@ -206,8 +206,8 @@ cdef class PteMap(Handle):
         map.
         """
         cdef char *entry = self.entry(i)
-        cdef uint64_t old = as_entry(self.pt.tree, expected), new = as_entry(self.pt.tree, desired), va
         cdef const LevelFormat *level = &self.pt.tree.format.level[1]
+        cdef uint64_t old = as_entry_on(level, expected), new = as_entry_on(level, desired), va
         cdef Record *me = own_record(self.pt)
         cdef Found found
         cdef int change

@@ -1057,6 +1057,14 @@ cdef uint64_t as_entry(Tree *tree, object value) except? 1:
     raise FormatError(f"entry {raw:#x} does not fit 4 bytes")
 
 
+cdef uint64_t as_entry_on(const LevelFormat *level, object value) except? 1:
+    """As as_entry, for an entry of that level."""
+    cdef uint64_t raw = as_count(value, "entry")
+    if not fits(level, raw):
+        raise FormatError(f"entry {raw:#x} does not fit 4 bytes")
+    return raw
+
+
 cdef inline bint fits(const LevelFormat *level, uint64_t raw) noexcept nogil:
     return level.entry_shift == 3 or raw >> 32 == 0
 
