@@ -7,6 +7,7 @@ What this judge cannot say (`Cpu.unjudged` has the bits):
 - It takes leaves on levels where the manual has none.
 - Bits of an address below the size of its leaf are reserved; some of them move the page here.
 - Table entries may themselves take rights away. ptl's never do, and its walk does not ask.
+- A section of 32-bit Arm is a leaf to a CPU, and BAD to ptl. The other half of an entry on top is for other addresses.
 """
 
 from __future__ import annotations
@@ -168,7 +169,7 @@ class ArmLpae(Arm64):
 
 
 class ArmShort(ArmLpae):
-    """Short descriptors, in domains that all have the rights of a client; what Linux keeps beside them is not for it."""
+    """Short descriptors, in domains that all have the rights of a client; it does not look at what software keeps."""
 
     needs = "ad"
 

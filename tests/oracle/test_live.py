@@ -111,7 +111,7 @@ def test_a_program_runs_on_while_a_thread_collapses_splits_and_migrates(name, mo
         for turn in crew.turns(CHANGES):
             if turn % 40 == 39 or not has_huge_leaves:
                 pt.split(region)
-                for _ in range(8):
+                for _ in range(8 if has_huge_leaves else 1):
                     done["migrate"] += move_elsewhere(region + rng.choice((0, cpu.ledger.offset)) // page * page)
                 if has_huge_leaves:
                     move_all_back()

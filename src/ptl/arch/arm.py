@@ -17,17 +17,17 @@
 
 Hardware's top table has 4096 words, each for 1 MiB, and its leaf tables have 256. Here two words are one entry, and two
 leaf tables, with what software keeps for them, are one table of 4 KiB; the one on top has 16 KiB. Each half of an entry
-on top names hardware's half of the table.
+on top names one of hardware's two.
 
-P present, A accessed, D dirty, RO read-only, U user, XN no execution, S shared, F frozen: the bit with which Linux marks a
-page without access, which no page of ptl's is; type is the kind of memory, of which 1 (bit 5) has no bit in a shadow and
-another (bit 4) becomes T. Hardware knows neither accessed nor dirty: the shadow of a leaf without A is 0, so that the first
-access faults, and that of one without D is read-only, so that the first write does. A page of the user is not global
-(nG). Whoever may read may also execute, where XN is not set; all that is mapped can be read by the kernel.
+P present, A accessed, D dirty, RO read-only, U user, XN no execution, S shared, type the kind of memory, and F frozen:
+the bit with which Linux marks a page without access, which no page is here. Hardware knows neither accessed nor dirty.
+The shadow of a leaf without A is 0, so that the first access faults, and that of one without D is read-only, so that
+the first write does. Bit 4 becomes T, and bit 5 nothing; a page of the user is not global (nG). Whoever may read may
+execute, unless XN is set, and the kernel may do what the user may.
 
-Freezing a leaf leaves its shadow alone. An entry and its shadow change together, by whoever froze it (core/entry.pxi, N5).
-dom is domain 1, Linux's for the user, which needs the rights of a client. A section, a leaf of 1 MiB on top, is BAD: Linux
-has them for its own memory alone, where nothing is ever accessed or dirty, and has no bits for that in them.
+Freezing a leaf leaves its shadow alone; both change together, by whoever froze it (core/entry.pxi, N5). dom is domain
+1, Linux's for the user, which has to have the rights of a client. A section, a leaf of 1 MiB on top, is BAD: Linux has
+them for its own memory alone, where nothing is ever accessed or dirty, and they have no bits for that.
 
 Software's entries are Linux's swap entries:
 
@@ -46,7 +46,8 @@ CACHED = 0b0111 << 2
 ADDRESS = 0xFFFF_F000
 SOURCE = (
     "Arm Architecture Reference Manual, ARMv7-A and ARMv7-R (DDI 0406), B3.5, short-descriptor format; "
-    "Linux arch/arm/include/asm/pgtable-2level.h, pgtable-2level-hwdef.h, pgtable.h, pgalloc.h, arch/arm/mm/proc-v7-2level.S"
+    "Linux arch/arm/include/asm/pgtable-2level.h, pgtable-2level-hwdef.h, pgtable.h, pgalloc.h, "
+    "arch/arm/mm/proc-v7-2level.S"
 )
 SOFT = Soft(type_mask=0x1F << 2, offset_mask=0xFFFF_FF00, exclusive=1 << 7)
 ENTRIES = 512
@@ -93,11 +94,12 @@ def _pair(low: int, high: int) -> int:
 PAIR = Word(
     bytes=8,
     present_mask=_pair(KIND, KIND),
-    frozen_present=_pair(F, 0),
-    frozen_absent=_pair(F, 0),
-    attributes=WORD.attributes,
+    frozen_present=0,
+    frozen_absent=0,
+    attributes=(),
     soft=SOFT,
 )
+"""There are no leaves of this kind, and nothing is ever frozen."""
 
 ARM = Arch(
     name="arm",
