@@ -24,7 +24,9 @@ from helpers import python
 from ptl import Outcome
 
 PACKAGE = Path(ptl.__file__).parent
-ARCHITECTURES = ("x86_64", "i386", "i386_pae", "riscv_sv39", "arm64_4k_va52", "powerpc_radix_4k", "tiny")
+ARCHITECTURES = (
+    *("x86_64", "i386", "i386_pae", "riscv_sv39", "arm64_4k_va52", "powerpc_radix_4k", "s390", "sparc32", "tiny"),
+)
 RAISED: dict[type[Exception], int] = {
     ptl.PageFault: 2,
     ptl.OutOfFrames: 100,
@@ -330,18 +332,20 @@ def test_bad_arguments_change_nothing(theirs: Any) -> None:
 
 
 def test_compare_exchange(twins: Twins) -> None:
-    page, huge, accessed = twins.page, twins.huge, twins.c.arch.encode(0, "ra") ^ twins.c.arch.encode(0, "r")
+    page, huge = twins.page, twins.huge
     twins.map(0, huge, page)
     twins.map(huge, huge, huge)
     for va, level in (0, 1), (huge, 2):
         old = twins.c.lookup(va).raw
+        accessed = twins.c.arch.encode(0, "ra", level) ^ twins.c.arch.encode(0, "r", level)
         elsewhere = twins.c.arch.decode(old, 3 - level).state is ptl.State.HUGE  # the same bits, on another level
         refused = Outcome.ALREADY.value if elsewhere else BAD_ARGUMENT
         assert twins.theirs.compare_exchange(twins.c, va, 3 - level, old, old ^ accessed) == refused
         assert twins.compare_exchange(va, level, old, old ^ accessed) is Outcome.DONE
         assert twins.compare_exchange(va, level, old, old ^ accessed) is Outcome.ALREADY
         twins.read(va)
-    assert twins.compare_exchange(2 * huge, 1, 0, 0) == RAISED[ptl.PageFault]
+    empty = twins.c.arch.level(1).empty
+    assert twins.compare_exchange(2 * huge, 1, empty, empty) == RAISED[ptl.PageFault]
 
 
 def test_collapse_and_split(twins: Twins) -> None:

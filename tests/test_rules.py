@@ -20,7 +20,9 @@ import pytest
 import ptl
 from helpers import Crew, in_thread, python
 
-ARCHITECTURES = ("x86_64", "i386", "i386_pae", "riscv_sv39", "arm64_4k_va52", "powerpc_radix_4k", "tiny")
+ARCHITECTURES = (
+    *("x86_64", "i386", "i386_pae", "riscv_sv39", "arm64_4k_va52", "powerpc_radix_4k", "s390", "sparc32", "tiny"),
+)
 FRAMES = 64
 Call = Callable[["World"], object]
 
@@ -66,8 +68,8 @@ class World:
         with self.pt.slot(va, level).lock(), self.holding(va, level, raw):
             yield
 
-    def frozen(self, raw: int) -> int:
-        return raw | self.arch.level(1).word.frozen_bit(raw)
+    def frozen(self, raw: int, level: int = 1) -> int:
+        return raw | self.arch.level(level).word.frozen_bit(raw)
 
     def invalid(self, raw: int) -> int:
         level = self.arch.level(2)
@@ -104,7 +106,7 @@ def world(request: pytest.FixtureRequest) -> World:
 def test_a_reader_gets_the_value_of_a_frozen_entry(world: World) -> None:
     pt = world.pt
     for level, va, pa in ((1, world.va, world.pa), (2, world.huge, world.huge_pa)):
-        with world.changing(va, level, world.frozen(world.leaf(pa, level))):
+        with world.changing(va, level, world.frozen(world.leaf(pa, level), level)):
             assert pt.translate(va + 5) == pa + 5
             assert list(pt.translate(array("Q", [va + 5, va]))) == [pa + 5, pa]
             assert pt.lookup(va).pa == pt.walk(va).leaf.pa == pa
@@ -151,7 +153,7 @@ def test_nobody_expects_a_frozen_value(world: World) -> None:
     [
         (lambda world: world.pt.map(world.empty, world.pa), "pa"),
         (lambda world: world.pt.exchange(world.empty, world.leaf(world.pa)), "pa"),
-        (lambda world: world.pt.compare_exchange(world.empty, 0, world.leaf(world.pa)), "pa"),
+        (lambda world: world.pt.compare_exchange(world.empty, world.arch.level(1).empty, world.leaf(world.pa)), "pa"),
         (lambda world: world.pt.unmap(world.empty, world.page), None),
     ],
     ids=["map", "exchange", "compare_exchange", "unmap"],
@@ -390,7 +392,7 @@ def test_the_fallible_map_empties_a_bad_slot(world: World, call: str) -> None:
     pt.check()
 
 
-@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("arch", [name for name in ARCHITECTURES if name != "s390"])  # where an entry tells its level
 def test_a_table_that_names_itself_ends_at_the_leaf_level(arch: str) -> None:
     """A walk has as many turns as there are levels, whatever the entries say."""
     world = World(arch)

@@ -33,7 +33,7 @@ from helpers import Crew, python
 
 T = TypeVar("T")
 
-ARCHITECTURES = ("x86_64", "i386", "i386_pae", "riscv_sv39", "arm64_4k_va52", "powerpc_radix_4k", "tiny")
+ARCHITECTURES = (*("x86_64", "i386", "i386_pae", "riscv_sv39", "arm64_4k_va52", "powerpc_radix_4k", "sparc32", "tiny"),)
 OWN_BITS = {  # bits that software owns and no transition touches
     "x86_64": (9, 10, 11),
     "i386": (9, 10),
@@ -41,6 +41,7 @@ OWN_BITS = {  # bits that software owns and no transition touches
     "riscv_sv39": (8,),
     "arm64_4k_va52": (57, 58),
     "powerpc_radix_4k": (9, 10),
+    "sparc32": (),
     "tiny": (1, 2, 3),
 }
 BATCH = 2048
@@ -369,7 +370,7 @@ def test_collapse_by_copy_carries_the_contents(arch: str) -> None:
     domain = ptl.EpochDomain()
     geometry = ptl.arch.get(arch)
     page, span = 1 << geometry.page_shift, geometry.level(2).span
-    frames = ptl.Frames(8 * span if span > 1 << 20 else 1 << 20, domain=domain)
+    frames = ptl.Frames(max(8 * span, 1 << 20), domain=domain)
     pt = ptl.PageTable(arch, frames=frames)
     contents = [index.to_bytes(4, "little") * (page // 4) for index in range(span // page)]
     scattered = [frames.alloc() for _ in contents]

@@ -119,7 +119,13 @@ def test_running_out_of_frames_changes_nothing(policy: str) -> None:
 # -- faults
 
 
+def needs_huge_pages(space: AddressSpace) -> None:
+    if not space.pt.arch.page_sizes[1:]:
+        pytest.skip(f"{space.pt.arch.name} has no huge pages")
+
+
 def test_faults_say_what_they_did(space: AddressSpace, page: int, huge: int) -> None:
+    needs_huge_pages(space)
     va = space.mmap(huge + page, addr=2 * huge)
     assert space.fault(va, "r") is Fault.DEMAND_ZERO_HUGE
     assert space.fault(va + page, "w") is Fault.SPURIOUS
@@ -278,6 +284,7 @@ def test_dontneed_gives_tables_back_too(space: AddressSpace, page: int, huge: in
 
 
 def test_collapse_on_demand(space: AddressSpace, page: int, huge: int) -> None:
+    needs_huge_pages(space)
     va = space.mmap(huge, addr=2 * huge)
     space.madvise(va, huge, Advice.NOHUGEPAGE)
     space.write(va + page, b"y" * page)

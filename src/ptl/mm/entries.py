@@ -142,9 +142,9 @@ class Memory:
 
     # -- entries
 
-    def absent(self, kind: Kind, offset: int = 0) -> int:
-        """The entry of that kind."""
-        return self.arch.encode_soft(kind, offset)
+    def absent(self, kind: Kind, offset: int = 0, level: int = 1) -> int:
+        """The entry of that kind, for that level."""
+        return self.arch.encode_soft(kind, offset, level)
 
     def absent_frames(self, kind: Kind, pa: int, level: int) -> int:
         """The entry of a kind whose offset is a frame number, for that level."""

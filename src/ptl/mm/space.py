@@ -396,12 +396,11 @@ class AddressSpace:
 
     def _take(self, start: int, end: int, *, guards_only: bool = False) -> list[tuple[int, int, int]]:
         """Empty a range, and return (va, level, raw) of what was there: the caller owns what that owned (S3)."""
-        guard = self.memory.absent(Kind.GUARD)
         taken: list[tuple[int, int, int]] = []
         self._cut(start)
         self._cut(end)
         for va, level, seen in self._entries(start, end):
-            raw = seen
+            raw, guard = seen, self.memory.absent(Kind.GUARD, level=level)
             # Ends: a failure means that hardware has set accessed or dirty, which it does once.
             while raw == guard or not guards_only:
                 if self.pt.compare_exchange(va, raw, self.pt.arch.level(1).empty if level == 1 else guard, level=level):
