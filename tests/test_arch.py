@@ -24,7 +24,7 @@ from ptl.arch import FLAGS, Arch, Choice, Entry
 from reference import Reference, contents, software_entry
 
 DOMAIN = ptl.EpochDomain()
-DEPENDENT = {"powerpc_radix_4k", "powerpc_radix_64k", "sparc32"}
+DEPENDENT = {"mips32", "powerpc_radix_4k", "powerpc_radix_64k", "sparc32"}
 """Where an attribute cannot be had without another."""
 NAMES = [*ptl.arch.names(), *MADE_UP]
 EACH = pytest.mark.parametrize("arch", [architecture(name) for name in NAMES], ids=NAMES)
@@ -111,7 +111,7 @@ def test_a_table_is_a_table(arch, level):
         assert geometry.table is None
         return
     below = arch.table_bytes(level - 1)
-    for pa in (0, below, (1 << arch.pa_bits) - below)[geometry.empty_is_table :]:
+    for pa in (0, below, (1 << arch.table_bits) - below)[geometry.table_set == geometry.empty :]:
         assert geometry.address.holds(pa)
         raw = geometry.table_set | geometry.address.put(pa)
         assert arch.decode(raw, level) == Entry(State.TABLE, pa)

@@ -121,7 +121,7 @@ def test_an_invalid_huge_leaf_is_still_a_leaf_to_software(arch, level):
 def test_a_populated_entry_is_not_bad(arch, level):
     geometry = arch.level(level)
     below = arch.table_bytes(level - 1)
-    for pa in (0, below, (1 << arch.pa_bits) - below):
+    for pa in (0, below, (1 << arch.table_bits) - below)[geometry.table_set == geometry.empty :]:
         raw = geometry.table_set | geometry.address.put(pa)
         assert arch.decode(raw, level).state is State.TABLE
         assert arch.decode(raw, level).pa == pa
@@ -139,7 +139,7 @@ def extremes(arch: Arch) -> Iterator[tuple[int, int]]:
     """No bits and all bits of type and offset, but for the pair, if any, that is an empty entry."""
     for kind, offset in itertools.product((0, arch.soft_types - 1), (0, arch.soft_offsets - 1)):
         nothing = kind == 0 and offset == (arch.soft_offsets - 1 if arch.level(1).word.soft.inverted_offset else 0)
-        if arch.level(1).word.soft.base or not nothing:
+        if not nothing or arch.level(1).word.soft.base & ~arch.level(1).empty:
             yield kind, offset
 
 
@@ -219,9 +219,9 @@ class Live:
     """A table, and an address where one leaf of a level belongs."""
 
     def __init__(self, arch: Arch, level: int) -> None:
-        self.arch, self.level = arch, level
         self.frames = ptl.Frames(1 << 24, domain=ptl.EpochDomain())
         self.pt = ptl.PageTable(arch, frames=self.frames)
+        self.arch, self.level = self.pt.arch, level
         self.span = arch.level(level).span
         self.va, self.pa = self.span, 4 * self.span
 

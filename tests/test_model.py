@@ -96,7 +96,7 @@ def machine_for(name: str) -> type[RuleBasedStateMachine]:
         def __init__(self) -> None:
             super().__init__()
             size = 64 * max(geometry.giant, geometry.huge)
-            self.frames = ptl.Frames(min(1 << 32, size), frame_bytes=granule, domain=DOMAIN)
+            self.frames = ptl.Frames(min(1 << 32, 1 << arch.table_bits, size), frame_bytes=granule, domain=DOMAIN)
             self.pt = ptl.PageTable(arch, frames=self.frames)
             self.model = Reference(self.pt.arch)
             self.runs: list[int] = []

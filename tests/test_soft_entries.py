@@ -110,7 +110,7 @@ def test_types_and_offsets_are_as_many_as_their_bits(arch):
 
 @EACH
 def test_an_offset_can_be_the_number_of_any_frame(arch):
-    as_linux = {"riscv_sv32": 20, "sparc32": 20, "arm_lpae": 24}  # frames below 4 and 64 GiB
+    as_linux = {"riscv_sv32": 20, "sparc32": 20, "arm_lpae": 24, "mips32": 19}  # frames below 4, 64 and 2 GiB
     bits = as_linux.get(arch.name, arch.pa_bits - arch.page_shift)
     assert arch.soft_offsets >= 1 << bits
 
@@ -186,12 +186,36 @@ def linux_m68k(kind: int, offset: int) -> int:
     return kind << 4 | offset << 12
 
 
+def linux_m68k_coldfire(kind: int, offset: int) -> int:
+    return kind | offset << 11
+
+
+def linux_m68k_sun3(kind: int, offset: int) -> int:
+    return kind | offset << 7
+
+
+def linux_microblaze(kind: int, offset: int) -> int:
+    return (kind | offset << 6) << 2
+
+
+def linux_mips32(kind: int, offset: int) -> int:
+    return kind << 8 | offset << 13
+
+
+def linux_mips64(kind: int, offset: int) -> int:
+    return kind << 16 | offset << 24
+
+
 def linux_powerpc(kind: int, offset: int) -> int:
     return 1 << 62 | kind | offset << 12
 
 
 def linux_riscv(kind: int, offset: int) -> int:
     return kind << 7 | offset << 12
+
+
+def linux_sh(kind: int, offset: int) -> int:
+    return (kind | offset << 10) << 1
 
 
 def linux_sparc32(kind: int, offset: int) -> int:
@@ -202,11 +226,22 @@ def linux_s390(kind: int, offset: int) -> int:
     return 0x600 | kind << 2 | offset << 12
 
 
+def linux_xtensa(kind: int, offset: int) -> int:
+    return 0x1C | kind << 6 | offset << 11
+
+
 LINUX = {
     **dict.fromkeys(("arm", "arm_lpae"), linux_arm),
     "m68k": linux_m68k,
+    "m68k_coldfire": linux_m68k_coldfire,
+    "m68k_sun3": linux_m68k_sun3,
+    "microblaze": linux_microblaze,
+    "mips32": linux_mips32,
+    "mips64": linux_mips64,
     "s390": linux_s390,
+    "sh": linux_sh,
     "sparc32": linux_sparc32,
+    "xtensa": linux_xtensa,
     **dict.fromkeys(("arm64_4k", "arm64_4k_va39", "arm64_4k_va52", "arm64_16k", "arm64_64k"), linux_arm64),
     **dict.fromkeys(("powerpc_radix_4k", "powerpc_radix_64k"), linux_powerpc),
     **dict.fromkeys(("x86_64", "x86_64_la57", "i386_pae"), linux_x86),  # PAE: the same here, and not Linux's
@@ -215,8 +250,15 @@ LINUX = {
 EXCLUSIVE = {
     **dict.fromkeys(("arm", "arm_lpae"), 1 << 7),
     "m68k": 1 << 11,
+    "m68k_coldfire": 1 << 7,
+    "m68k_sun3": 1 << 6,
+    "microblaze": 1 << 7,
+    "mips32": 1 << 1,
+    "mips64": 1 << 23,
     "s390": 1 << 11,
+    "sh": 1 << 6,
     "sparc32": 1 << 6,
+    "xtensa": 1 << 1,
     **dict.fromkeys(("arm64_4k", "arm64_4k_va39", "arm64_4k_va52", "arm64_16k", "arm64_64k"), 1 << 2),
     **dict.fromkeys(("powerpc_radix_4k", "powerpc_radix_64k"), 1 << 5),
     **dict.fromkeys(("x86_64", "x86_64_la57"), 1 << 3),

@@ -206,7 +206,7 @@ def _run_one(
     """One policy and one kind of collapse on a table of its own."""
     arch = field.layout.arch
     domain = EpochDomain()
-    frames = Frames(min(8 << 30, 1 << arch.pa_bits), domain=domain)
+    frames = Frames(min(8 << 30, 1 << arch.table_bits), domain=domain)
     table = PageTable(arch, frames=frames)
     course = _lay_course(field, table, policy)
     readers = [_race.Runner(course, 1 + number) for number in range(settings.readers)]

@@ -101,6 +101,18 @@ class Choice:
         """A bit that is zero for yes."""
         return cls(1 << number, ((1 << number, ""), (0, letter)))
 
+    @classmethod
+    def trapping(cls, right: Choice, used: Choice, passes: int, *, suffices: bool) -> Choice:
+        """A right, whether software saw it used, and the bit without which hardware traps to tell software.
+
+        The bit goes with both. `suffices` says whether hardware looks at nothing but it; then it grants the right.
+        """
+        pairs = [(a | b, granted, seen) for a, granted in right.values for b, seen in used.values]
+        usual = [(raw | (passes if granted and seen else 0), granted + seen) for raw, granted, seen in pairs]
+        other = [(raw | passes, (right.letters if suffices else granted) + seen) for raw, granted, seen in pairs]
+        other += [(raw, granted + seen) for raw, granted, seen in pairs if granted and seen]
+        return cls(right.mask | used.mask | passes, (*usual, *(pair for pair in other if pair not in usual)))
+
     @property
     def letters(self) -> str:
         """The attributes that it decides, in the order of `FLAGS`."""
@@ -142,6 +154,11 @@ class Soft:
     def flip(self) -> int:
         """The bits that are stored inverted."""
         return self.offset_mask if self.inverted_offset else 0
+
+    def put(self, type: int, offset: int, exclusive: bool) -> int:
+        """The entry that keeps these."""
+        stored = offset << _shift(self.offset_mask) ^ self.flip
+        return self.base | type << _shift(self.type_mask) | stored | (self.exclusive if exclusive else 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -265,6 +282,11 @@ class Level:
         return replace(own, mask=own.mask & ~_shifted(self.span - 1, -own.left_shift))
 
     @property
+    def hides_table_at_0(self) -> bool:
+        """Whether an entry for a table at address 0 would be an empty one: then no table may lie there."""
+        return self.table is not None and self.table_set == self.empty and not self.empty_is_table
+
+    @property
     def freezes(self) -> bool:
         """Whether there is anything on this level that is ever frozen."""
         return self.table is None or self.leaf is not None
@@ -353,6 +375,13 @@ class Arch:
     def entry_bytes(self) -> int:
         """The bytes of an entry of the leaf level."""
         return self.layout[0].word.bytes
+
+    @property
+    def table_bits(self) -> int:
+        """How wide the address of a table can be that an entry names: at most `pa_bits`, and less where entries hold
+        addresses of a kernel's window on the first part of memory."""
+        reach = (level.address.get(level.address.bits).bit_length() for level in self.layout[1:])
+        return min(self.pa_bits, *reach)
 
     @property
     def flags(self) -> str:
@@ -465,8 +494,8 @@ class Arch:
 
         Types begin with 0 and mean what the caller likes: a swap device, a migration to wait for, a marker. The offset
         of a migration is the number of a frame. Raises FormatError for a type that is not below `soft_types`, an
-        offset that is not below `soft_offsets`, for the one pair, if any, that would be an empty entry, and when the
-        format has no leaf on that level.
+        offset that is not below `soft_offsets`, for the one pair, if any, that would be an empty entry, there or for
+        a page, and when the format has no leaf on that level.
 
         >>> import ptl.arch
         >>> riscv = ptl.arch.get("riscv_sv39")
@@ -476,18 +505,15 @@ class Arch:
         SoftEntry(type=3, offset=4660, exclusive=False)
         """
         geometry = self.level(level)
-        soft = geometry.word.soft
         if geometry.leaf is None:
             raise FormatError(f"{self.name} has no leaf at level {level}; page sizes are {self.page_sizes}")
         if not 0 <= type < self.soft_types:
             raise FormatError(f"type {type} does not fit: {self.name} has types 0 to {self.soft_types - 1}")
         if not 0 <= offset < self.soft_offsets:
             raise FormatError(f"offset {offset:#x} does not fit: {self.name} has offsets below {self.soft_offsets:#x}")
-        stored = offset << _shift(soft.offset_mask) ^ soft.flip
-        raw = soft.base | type << _shift(soft.type_mask) | stored | (soft.exclusive if exclusive else 0)
-        if raw == geometry.empty:
+        if any(on.word.soft.put(type, offset, exclusive) == on.empty for on in (geometry, self.layout[0])):
             raise FormatError(f"type {type} with offset {offset:#x} is what {self.name} has for an empty entry")
-        return raw
+        return geometry.word.soft.put(type, offset, exclusive)
 
     def decode_soft(self, raw: int, level: int = 1) -> SoftEntry:
         """The type and the offset in a SOFT entry of that level; it may be frozen.

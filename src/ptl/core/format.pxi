@@ -93,7 +93,8 @@ cdef struct LevelFormat:
     uint64_t soft_base
     uint64_t leaf_mask
     uint64_t leaf_value
-    uint64_t leaf_any       # when 0, there is no reserved encoding either
+    bint leaf_has_more      # to be told by than mask and value
+    uint64_t leaf_any       # when not 0, one of these bits
     uint64_t reserved_mask
     uint64_t reserved_value
     uint64_t leaf_address_mask
@@ -113,7 +114,7 @@ cdef struct LevelFormat:
 
 cdef struct Format:
     LevelFormat level[LEVELS + 1]   # from 1
-    Attributes attributes[LEVELS]   # each a word's; levels share them
+    Attributes attributes[LEVELS]   # each different; levels share them
     uint32_t levels
     uint32_t shape                  # of all levels, or MIXED
     uint32_t va_bits
@@ -288,16 +289,16 @@ cdef inline uint64_t span(const LevelFormat *level) noexcept nogil:
 
 
 cdef inline bint is_leaf(const LevelFormat *level, uint64_t raw) noexcept nogil:
-    return raw & level.leaf_mask == level.leaf_value and (level.leaf_any == 0 or grants(level, raw))
+    return raw & level.leaf_mask == level.leaf_value and (not level.leaf_has_more or grants(level, raw))
 
 
 cdef inline bint is_invalid(const LevelFormat *level, uint64_t raw) noexcept nogil:
-    return raw & level.invalid_mask == level.invalid_value and (level.leaf_any == 0 or grants(level, raw))
+    return raw & level.invalid_mask == level.invalid_value and (not level.leaf_has_more or grants(level, raw))
 
 
 cdef inline bint grants(const LevelFormat *level, uint64_t raw) noexcept nogil:
-    """Where permissions tell a leaf from a table: whether these are a leaf's."""
-    return raw & level.leaf_any != 0 and raw & level.reserved_mask != level.reserved_value
+    """Where permissions tell a leaf from a table, or some are reserved: whether these are a leaf's."""
+    return (level.leaf_any == 0 or raw & level.leaf_any != 0) and raw & level.reserved_mask != level.reserved_value
 
 
 cdef inline bint is_present(const LevelFormat *level, uint64_t raw) noexcept nogil:
@@ -386,11 +387,18 @@ cdef inline uint64_t table_make(const LevelFormat *level, uint64_t pa) noexcept 
 cdef inline uint64_t bits_on(const LevelFormat *level, const LevelFormat *other, uint64_t raw) noexcept nogil:
     """A leaf's bits as a leaf of another level has them, without address and kind.
 
-    Levels with words of the same kind share what else the leaf has, such as how to cache it.
+    Levels with the same attributes share what else the leaf has, such as how to cache it.
     """
     if level.attributes is other.attributes:
         return raw & (~(level.leaf_bits | level.leaf_set) | level.attributes.mask)
     return attribute_bits(other, attributes_of(level, raw))
+
+
+cdef inline bint has_same_soft(const LevelFormat *level, const LevelFormat *other) noexcept nogil:
+    return (
+        level.soft_mask == other.soft_mask and level.soft_flip == other.soft_flip
+        and level.soft_other == other.soft_other and level.soft_base == other.soft_base
+    )
 
 
 cdef inline uint64_t soft_part(
@@ -398,7 +406,7 @@ cdef inline uint64_t soft_part(
 ) noexcept nogil:
     """A level's software entry as the level below has it, with an offset larger by that much."""
     cdef uint64_t offset = ((raw ^ level.soft_flip) & level.soft_mask) >> level.soft_shift
-    if level.attributes is below.attributes:        # entries of one kind: what else it has stays
+    if has_same_soft(level, below):                 # what else it has stays
         raw &= ~level.soft_mask
     else:
         raw = below.soft_base | expand_bits(below.soft_other, compress_bits(level.soft_other, raw))
@@ -432,12 +440,15 @@ cdef uint64_t expand_bits(uint64_t mask, uint64_t bits) noexcept nogil:
 cdef inline bint soft_run_fits(const Format *format, uint32_t number, uint64_t raw) noexcept nogil:
     """Whether a software entry can be split: its pages' offsets follow its own, and stay below the last.
 
-    The last one of type 0 may be what an empty entry looks like.
+    The first or the last one of type 0 may be what an empty entry looks like.
     """
     cdef const LevelFormat *level = &format.level[number]
+    cdef const LevelFormat *page = &format.level[1]
     cdef uint64_t pages = span(level) >> format.level[1].shift
     cdef uint64_t offset = ((raw ^ level.soft_flip) & level.soft_mask) >> level.soft_shift
-    return pages == 1 or offset + pages <= level.soft_mask >> level.soft_shift
+    return pages == 1 or (
+        offset + pages <= level.soft_mask >> level.soft_shift and not is_empty(page, soft_part(level, page, raw, 0))
+    )
 
 
 # -- addresses --------------------------------------------------------------------------------------------------------
@@ -479,7 +490,7 @@ cdef int format_read(Format *format, object arch) except -1:
     """Fill `format` from an `Arch`."""
     cdef LevelFormat *level
     cdef int number
-    cdef uint32_t words = 0
+    cdef uint32_t kinds = 0
     memset(format, 0, sizeof(Format))
     if arch.levels > LEVELS or arch.byte_order not in ("little", "big") or any(
         level.word.bytes not in (4, 8) for level in arch.layout
@@ -494,13 +505,13 @@ cdef int format_read(Format *format, object arch) except -1:
         level = &format.level[number]
         description = arch.level(number)
         word = description.word
-        if word not in known:
-            attributes_read(&format.attributes[words], word, arch.implied)
-            known.append(word)
-            words += 1
+        if word.attributes not in known:
+            attributes_read(&format.attributes[kinds], word, arch.implied)
+            known.append(word.attributes)
+            kinds += 1
         level_read(level, description, arch.byte_order == sys.byteorder)
         level.number = number
-        level.attributes = &format.attributes[<uint32_t> known.index(word)]
+        level.attributes = &format.attributes[<uint32_t> known.index(word.attributes)]
     if format.region_bits:
         level = &format.level[format.levels]
         level.index_mask >>= format.region_bits
@@ -515,7 +526,7 @@ cdef int format_read(Format *format, object arch) except -1:
 
 cdef bint is_odd(const LevelFormat *level) noexcept nogil:
     """Whether a walk has to look for more than one kind of index, of address, and of entries that name no table."""
-    return level.high_mask or level.region_mask or level.empty_is_table or level.address_shift >= 32
+    return level.high_mask or level.region_mask or level.address_shift >= 32 or level.empty & level.table_mask == level.table_value
 
 
 cdef int level_read(LevelFormat *level, object description, bint is_native) except -1:
@@ -541,6 +552,7 @@ cdef int level_read(LevelFormat *level, object description, bint is_native) exce
     level.leaf_bits = leaf_field.bits
     level.table_set = description.table_set
     level.leaf_any = description.leaf_any
+    level.leaf_has_more = description.leaf_any != 0 or description.leaf_never is not None
     level.leaf_set = description.leaf_set
     level.empty = description.empty
     level.empty_is_table = description.empty_is_table

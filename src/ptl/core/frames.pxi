@@ -10,7 +10,8 @@ F2  A huge leaf owns as many parked tables as it takes to split it down to the s
     that many free tables are never given to anybody else. So a split cannot fail for memory. Parked tables are counted,
     not set apart: which one comes back is unspecified, as in the kernel, and none is touched before it is needed.
 F3  Taking n tables takes all of them or none.
-F4  The block's lock is a leaf of the lock order: nothing else is taken while it is held, and it is held for O(n).
+F4  No table lies at physical address 0 once there is a tree in the block whose entries could not name it (`avoids_0`).
+F5  The block's lock is a leaf of the lock order: nothing else is taken while it is held, and it is held for O(n).
 
 Progress: blocking, for the length of a list operation. Sources: K. Knowlton, "A fast storage allocator", 1965 (buddies).
 """
@@ -34,6 +35,7 @@ cdef struct Block:
     Table *free_tables[TABLE_ORDERS]
     uint64_t free_count[TABLE_ORDERS]
     uint64_t parked[TABLE_ORDERS]   # F2
+    bint avoids_0                   # F4
     uint64_t taken                  # tables that are neither free nor in limbo
     uint64_t data_frames            # frames handed out as data
     Table *free_data[DATA_ORDERS]   # doubly linked by link and chain
@@ -130,6 +132,8 @@ cdef inline Table *table_pop(Block *block, uint32_t order) noexcept nogil:
 
 cdef inline void table_push(Block *block, Table *table) noexcept nogil:
     store_release_32(&table.use, TABLE_FREE)
+    if block.avoids_0 and block.base == 0 and table is block.tables:
+        return                                        # F4: nobody will get it
     table.link = block.free_tables[table.order]
     block.free_tables[table.order] = table
     block.free_count[table.order] += 1
@@ -152,6 +156,30 @@ cdef bint tables_ensure(Block *block, uint32_t order, uint64_t count) noexcept n
     for i in range(missing):
         tables_add(block, block.table_top, order)
     return True
+
+
+cdef bint tables_avoid_0(Block *block) noexcept nogil:
+    """From now on no table lies at physical address 0 (F4), but one that does already; False when there is no room."""
+    cdef Table *first = block.tables
+    cdef Table **link
+    cdef bint done = True
+    mutex_acquire(&block.lock)
+    if block.base == 0 and not block.avoids_0:
+        data_trim(block)
+        if block.table_top == 0 and block.data_bottom > 0:
+            tables_add(block, 0, 0)
+        done = block.table_top > 0
+        if done and first.use == TABLE_FREE:
+            done = tables_ensure(block, first.order, 1)     # F2: it may be one of those that are parked
+            if done:
+                link = &block.free_tables[first.order]
+                while link[0] is not first:
+                    link = &link[0].link
+                link[0] = first.link
+                block.free_count[first.order] -= 1
+        block.avoids_0 = done
+    lock_release(&block.lock)
+    return done
 
 
 cdef void tables_add(Block *block, uint64_t frame, uint32_t order) noexcept nogil:

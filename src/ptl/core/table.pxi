@@ -198,8 +198,8 @@ cdef class PageTable:
             raise TypeError(f"frames must be ptl.Frames, not {type(frames).__name__}")
         memory = frames
         bytes = memory.block.base + memory.block.bytes
-        if bytes - 1 >> min(arch.pa_bits, 63):
-            raise ValueError(f"{memory!r} is beyond the {arch.pa_bits} physical address bits of {arch.name}")
+        if bytes - 1 >> min(arch.table_bits, 63):
+            raise ValueError(f"{memory!r} is beyond the {arch.table_bits} bits that {arch.name} has for a table's address")
         self.frames = frames
         tree.block = memory.block
         tree.domain = memory.domain.domain
@@ -214,6 +214,8 @@ cdef class PageTable:
                 tree.order[level] += 1
         if record_of(tree.domain) is NULL:
             raise MemoryError("no memory for this thread's epoch record")
+        if any(level.hides_table_at_0 for level in arch.layout) and not tables_avoid_0(memory.block):
+            raise OutOfFrames(f"no room in {memory!r} for a table that is not at pa 0")
         root = tables_take(memory.block, tree.order[tree.format.levels], 1)
         while root is NULL and frames_may_come(tree, &attempts):
             root = tables_take(memory.block, tree.order[tree.format.levels], 1)
@@ -1027,7 +1029,7 @@ cdef object failure(PageTable pt, int result, Range *op):
 
 cdef object default_frames(Tree *tree, object arch):
     """Frames for one tree: four times a full one (there are tables in limbo, and parked), at most 16 GiB."""
-    cdef uint64_t most = min(<uint64_t> 16 << 30, <uint64_t> 1 << min(arch.pa_bits, 63))
+    cdef uint64_t most = min(<uint64_t> 16 << 30, <uint64_t> 1 << min(arch.table_bits, 63))
     cdef uint64_t least = min(arch.table_bytes(level) for level in range(1, arch.levels + 1))
     cdef uint64_t size = min(most, 4 * full_tree_bytes(&tree.format, most))
     return Frames(align_up(size, 4096), frame_bytes=min(4096, max(16, least)))

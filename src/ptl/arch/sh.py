@@ -1,0 +1,88 @@
+"""sh: SH-4 with addresses of 29 bits and pages of 4 KiB, little-endian in memory: the tree that Linux refills the TLB from.
+
+    address      31     22 21     12 11         0
+                | level 2 | level 1 |   offset   |
+                    10        10          12
+
+    leaf         31-29   28 ......... 12   11   10   9   8   7    6   5   4    3   2   1    0
+                 space   physical address  Sp   A    F   P   sz1  U   W   sz0  C   D   Sh   Wt
+    table        31-29 = 100                28 ......... 12                     11-0 = 0
+
+A accessed, F frozen and Sp (Linux's special): software's. The TLB (PTEL) takes the rest: P present (V of the manual), U of the
+user, W writable (together PR), C cached, Wt write-through, D dirty, without which a first write traps, and Sh: for
+every address space (G). Whoever can reach a page can read and execute it. F is the bit that Linux has for a page without
+access, which then is not present: no present entry of Linux has it, and it never gets to the TLB.
+
+sz1 and sz0 say how large a page is of which the entry is a part: 1 for 4 KiB, written here, 2 for 64 KiB, 3 for 1 MiB and 0 for
+1 KiB. Space is for PCMCIA. These bits are not looked at.
+
+Tables are named by virtual addresses in P1, on all 512 MiB of physical addresses, cached. Software's entries are
+Linux's swap entries:
+
+    software's   31 ............... 11   10-8   7   6   5-1    0
+                 offset                  0      F   E   type   0
+
+E exclusive. Type 0 with offset 0 would be an empty entry: there is none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ptl.arch.description import Arch, Choice, Field, Level, Pattern, Soft, Word
+
+CACHED, SIZE_4K, P, NO_ACCESS = (1 << bit for bit in (3, 4, 8, 9))
+P1 = 0x8000_0000
+WORD = Word(
+    bytes=4,
+    present_mask=P | NO_ACCESS,
+    frozen_present=NO_ACCESS,
+    frozen_absent=1 << 7,
+    attributes=(
+        Choice.bit("w", 5),
+        Choice.bit("u", 6),
+        Choice.bit("g", 1),
+        Choice.bit("a", 10),
+        Choice.bit("d", 2),
+    ),
+    soft=Soft(type_mask=0x1F << 1, offset_mask=0xFFFF_F800, exclusive=1 << 6),
+)
+
+SH = Arch(
+    name="sh",
+    title="SuperH SH-4",
+    source=(
+        "SH-4 Software Manual (REJ09B0318), section 3 (memory management unit), PTEL; "
+        "Linux arch/sh/include/asm/pgtable_32.h, pgtable-2level.h, page.h"
+    ),
+    va_bits=32,
+    pa_bits=29,
+    byte_order="little",
+    walker="software",
+    sign_extended=False,
+    implied="rx",
+    layout=(
+        Level(
+            name="PTE",
+            word=WORD,
+            shift=12,
+            bits=10,
+            table=None,
+            leaf=Pattern(P, P),
+            leaf_set=P | CACHED | SIZE_4K,
+            address=Field(0x1FFF_F000),
+        ),
+        Level(
+            name="PGD",
+            word=replace(WORD, present_mask=0xFFFF_FFFF),
+            shift=22,
+            bits=10,
+            table=Pattern(0xE000_0FFF, P1),
+            table_set=P1,
+            leaf=None,
+            address=Field(0x1FFF_F000),
+        ),
+    ),
+)
+
+ARCHITECTURES = (SH,)
