@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -64,12 +65,25 @@ def test_a_leaf_is_drawn_as_it_is_encoded(arch: Arch) -> None:
         bare = arch.encode(0, "r", number)
         last = (1 << arch.pa_bits) - arch.level(number).span
         assert arch.encode(last, "r", number) ^ bare == mask(fields, Part.ADDRESS)
-        for choice in arch.level(number).word.attributes:
-            drawn = [field for field in fields if field.name.removeprefix("¬") == choice.letters.upper()]
-            assert mask(drawn, Part.ATTRIBUTE) == choice.mask
+        choices = arch.level(number).word.attributes
+        assert mask(fields, Part.ATTRIBUTE) == sum(choice.mask for choice in choices)
         for field in fields:
-            if field.part is Part.FIXED:
+            if field.part in (Part.FIXED, Part.WRITTEN):
                 assert bare >> field.low & (1 << field.width) - 1 == int(field.name)
+
+
+def test_a_field_has_the_letters_that_it_decides(arch: Arch) -> None:
+    """However the other bits are, no others change with it; and each attribute has a field."""
+    drawn = [field for field in leaf_fields(arch, 1) if field.part is Part.ATTRIBUTE]
+    assert {letter for field in drawn for letter in field.name.removeprefix("¬").lower()} == set(arch.flags)
+    values = itertools.product(*(dict(choice.values) for choice in arch.level(1).word.attributes))
+    bare = arch.encode(0, "r") & ~mask(drawn, Part.ATTRIBUTE)
+    leaves = {raw: arch.decode(raw) for raw in (bare | sum(chosen) for chosen in values)}
+    for (raw, leaf), field in itertools.product(leaves.items(), drawn):
+        for value in range(1 << field.width):
+            other = leaves.get(raw & ~mask([field], Part.ATTRIBUTE) | value << field.low)
+            if other is not None and leaf.state is other.state is ptl.State.HUGE:
+                assert set(leaf.flags) ^ set(other.flags) <= set(field.name.removeprefix("¬").lower())
 
 
 def test_an_entry_for_a_table_is_drawn_as_the_core_writes_it(arch: Arch) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
-from ptl.arch.description import Arch, Choice
+from ptl.arch.description import FLAGS, Arch, Choice
 
 WORDS = {
     "r": "read",
@@ -126,19 +126,36 @@ def leaf_fields(arch: Arch, number: int) -> tuple[BitField, ...]:
             return "physical address", Part.ADDRESS
         for choice in level.word.attributes:
             if choice.mask >> bit & 1:
-                return _withheld(choice) + choice.letters.upper(), Part.ATTRIBUTE
+                return _decided(choice, bit), Part.ATTRIBUTE
         if level.word.frozen_present >> bit & 1:
             return "F", Part.SOFTWARE
         if pattern.mask >> bit & 1:
             return str(pattern.value >> bit & 1), Part.FIXED
+        if level.leaf_set >> bit & 1:
+            return "1", Part.WRITTEN
         return "", Part.OTHER
 
     return _fields(8 * level.word.bytes, part_of)
 
 
-def _withheld(choice: Choice) -> str:
-    """A "¬" for one bit that withholds."""
-    return "¬" if dict(choice.values).get(choice.mask) == "" else ""
+def _decided(choice: Choice, bit: int) -> str:
+    """The attributes that a bit and its neighbours in the choice decide, with a "¬" for one bit that withholds them.
+
+    Those that change when nothing else does; where none does, all of the choice.
+    """
+    field = 1 << bit
+    while (wider := (field << 1 | field >> 1 | field) & choice.mask) != field:
+        field = wider
+    pairs = [
+        (set(granted), set(others))
+        for value, granted in choice.values
+        for other, others in choice.values
+        if value < other and not (value ^ other) & ~field
+    ]
+    changed = {letter for granted, others in pairs for letter in granted ^ others}
+    withholds = field.bit_count() == 1 and changed and all(others <= granted for granted, others in pairs)
+    letters = "".join(letter for letter in choice.letters if letter in (changed or choice.letters))
+    return ("¬" if withholds else "") + letters.upper()
 
 
 def table_fields(arch: Arch, number: int) -> tuple[BitField, ...]:
@@ -193,15 +210,11 @@ def _fields(bits: int, part_of: Callable[[int], tuple[str, Part]]) -> tuple[BitF
 
 def legend(arch: Arch) -> dict[str, str]:
     """What the short names in the rulers of a format stand for, in the order of `FLAGS`."""
-    named = {field.name for ruler in rulers(arch) for field in ruler.fields}
+    fields = {field.name for ruler in rulers(arch) for field in ruler.fields if field.part is Part.ATTRIBUTE}
     words: dict[str, str] = {}
-    for letter, word in WORDS.items():
-        words |= {letter.upper(): word} if letter.upper() in named else {}
-        words |= {f"¬{letter.upper()}": f"no {word}"} if f"¬{letter.upper()}" in named else {}
-    for level in arch.layout:
-        for choice in level.word.attributes:
-            if len(choice.letters) > 1:
-                words[choice.letters.upper()] = " and ".join(WORDS[letter] for letter in choice.letters) + ", together"
+    for name in sorted(fields, key=lambda name: (len(name.strip("¬")), FLAGS.index(name.strip("¬")[0].lower()), name)):
+        word = " and ".join(WORDS[letter] for letter in name.strip("¬").lower())
+        words[name] = f"{'no ' if name[0] == '¬' else ''}{word}{', together' if ' and ' in word else ''}"
     return words | {"F": "frozen: a change of the table is under way", "E": "exclusive: no other table has the page"}
 
 
