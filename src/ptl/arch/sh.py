@@ -37,6 +37,7 @@ WORD = Word(
     bytes=4,
     present_mask=P | NO_ACCESS,
     frozen_present=NO_ACCESS,
+    frozen_mask=P | NO_ACCESS,
     frozen_absent=1 << 7,
     attributes=(
         Choice.bit("w", 5),
