@@ -286,6 +286,20 @@ def test_an_address_in_two_pieces():
     pt.check()
 
 
+@pytest.mark.parametrize("suffices", [False, True])
+@pytest.mark.parametrize("is_inverted", [False, True])
+def test_a_right_that_traps_on_first_use(suffices, is_inverted):
+    """The bit that lets hardware pass goes with the right and its use; read alone it grants what hardware would."""
+    right = Choice.inverted("w", 1) if is_inverted else Choice.bit("w", 1)
+    choice = Choice.trapping(right, Choice.bit("d", 2), 0b1000, suffices=suffices)
+    assert choice.mask == 0b1110
+    assert len(dict(choice.values)) == 8
+    for flags in ("", "w", "d", "wd"):
+        raw, granted = choice.put(flags)
+        assert (set(granted), bool(raw & 0b1000)) == (set(flags), flags == "wd")
+        assert set(choice.get(raw ^ 0b1000)) == ({*flags, "w"} if suffices and flags != "wd" else set(flags))
+
+
 # -- the core, on the same bits
 
 

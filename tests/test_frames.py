@@ -22,7 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 import ptl
 from helpers import Crew
-from ptl import OutOfFrames
+from ptl import OutOfFrames, Outcome
 from reference import contents
 
 DOMAIN = ptl.EpochDomain()
@@ -348,6 +348,89 @@ def test_a_block_at_the_end_of_physical_memory():
     pt.map(0, pa, 1 << 14)
     assert pt.translate((1 << 14) - 1) == (1 << 52) - 1
     pt.check()
+
+
+# -- where a table may not lie
+
+
+HIDING = [arch.name for arch in map(ptl.arch.get, ptl.arch.names()) if any(x.hides_table_at_0 for x in arch.layout)]
+EACH_HIDING = pytest.mark.parametrize("name", HIDING)
+
+
+def populated(pt: ptl.PageTable) -> set[int]:
+    """Where ten tables of pages are."""
+    vas = range(0, 10 * pt.arch.level(2).span, pt.arch.level(2).span)
+    for va in vas:
+        pt.populate(va)
+    return {pt.walk(va).steps[-1].table_pa for va in vas}
+
+
+def test_some_formats_cannot_name_a_table_at_address_0():
+    assert set(HIDING) == {"m68k_coldfire", "m68k_sun3"}
+
+
+@EACH_HIDING
+def test_no_table_lies_where_an_entry_could_not_name_it(name):
+    """Whoever had the first frame before; a root may lie there, which no entry names."""
+    arch = ptl.arch.get(name)
+    frames = ptl.Frames(1 << 16, frame_bytes=arch.table_bytes(1), domain=DOMAIN)
+    pt = ptl.PageTable(arch, frames=frames)
+    assert pt.root == 0
+    assert 0 not in populated(pt)
+    pt.check()
+    del pt
+    pt = ptl.PageTable(arch, frames=frames)
+    assert 0 not in {pt.root, *populated(pt)}
+    pt.check()
+
+
+@EACH_HIDING
+def test_a_frame_at_0_that_others_had_is_not_taken(name):
+    arch = ptl.arch.get(name)
+    frames = ptl.Frames(1 << 16, frame_bytes=arch.table_bytes(1), domain=DOMAIN)
+    other, pt = ptl.PageTable("x86_64", frames=frames), ptl.PageTable(arch, frames=frames)
+    assert other.root == 0
+    del other  # which gives its root back
+    assert 0 not in populated(pt)
+    pt.check()
+    frames = ptl.Frames(1 << 16, frame_bytes=arch.table_bytes(1), domain=DOMAIN)
+    other, kept = ptl.PageTable(arch, frames=frames), ptl.PageTable("x86_64", frames=frames)
+    del other
+    pt = ptl.PageTable(arch, frames=frames)
+    assert 0 not in {pt.root, *populated(pt)}
+    kept.check()
+
+
+def test_a_parked_table_at_0_stays_parked():
+    """A huge leaf may be waiting for it, of whoever can name it; so there is no room for who could not."""
+    frames = ptl.Frames(5 << 12, frame_bytes=1 << 12, domain=DOMAIN)
+    others, pt = [ptl.PageTable("x86_64", frames=frames) for _ in range(2)], ptl.PageTable("i386", frames=frames)
+    assert others[0].root == 0
+    pt.map(0, 0, 2 << 22)
+    del others[0], others[0]  # the frame at 0 first: so the other one is taken first
+    pt.map(2 << 22, 0, 1 << 22)
+    assert (frames.stats()["tables"], frames.stats()["parked"]) == (1, 3)
+    with pytest.raises(OutOfFrames, match="no room in .* for a table that is not at pa 0"):
+        ptl.PageTable("m68k_coldfire", frames=frames)
+    assert [pt.split(i << 22) for i in range(3)] == [Outcome.DONE] * 3
+    assert 0 in {pt.walk(i << 22).steps[-1].table_pa for i in range(3)}
+    pt.check()
+
+
+def test_a_block_is_within_what_an_entry_can_name():
+    """Of tables; leaves reach further."""
+    for arch in map(ptl.arch.get, ptl.arch.names()):
+        if arch.table_bits == arch.pa_bits:
+            continue
+        with pytest.raises(ValueError, match=f"is beyond the {arch.table_bits} bits that {arch.name} has"):
+            ptl.PageTable(arch, frames=ptl.Frames(1 << 16, base=1 << arch.table_bits, domain=DOMAIN))
+        frames = ptl.Frames(1 << 16, base=(1 << arch.table_bits) - (1 << 16), domain=DOMAIN)
+        pt = ptl.PageTable(arch, frames=frames)
+        page = arch.page_sizes[0]
+        pt.map(0, (1 << arch.pa_bits) - page)
+        assert pt.translate(page - 1) == (1 << arch.pa_bits) - 1
+        pt.check()
+    assert ptl.arch.get("mips32").table_bits == 29
 
 
 # -- what the block is made of

@@ -136,9 +136,10 @@ def test_what_would_be_an_empty_entry_is_refused(arch):
         for level in leaf_levels(arch):
             assert arch.level(level).word.soft.base & ~arch.level(level).empty  # so there is no such entry
         return
-    with pytest.raises(FormatError, match=f"type 0 with offset {entry.offset:#x} is what .* has for an empty entry"):
-        encode(arch, entry)
-    assert arch.encode_soft(0, entry.offset, exclusive=True)
+    for level in leaf_levels(arch):  # and what splits into one
+        with pytest.raises(FormatError, match=f"type 0 with offset {entry.offset:#x} is what .* has for an empty entry"):
+            encode(arch, entry, level)
+        assert arch.encode_soft(0, entry.offset, level, exclusive=True)
 
 
 @EACH
@@ -366,6 +367,9 @@ def test_an_entry_whose_pages_have_no_offsets_is_refused_in_place_of_a_huge_leaf
                 pt.exchange(va, raw)
             with pytest.raises(FormatError, match="no offsets left"):
                 pt.compare_exchange(va, leaf, raw, level=level)
+        if (entry := looks_empty(arch)) is not None:
+            with pytest.raises(FormatError):
+                pt.exchange(va, arch.level(level).word.soft.put(entry.type, entry.offset, entry.exclusive))
         assert pt.lookup(va).raw == leaf
         assert pt.exchange(va, arch.encode_soft(0, arch.soft_offsets - pages - 1, level)) == leaf
         assert pt.split(va, arch.page_sizes[0]) is Outcome.DONE

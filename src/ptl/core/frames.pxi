@@ -10,7 +10,7 @@ F2  A huge leaf owns as many parked tables as it takes to split it down to the s
     that many free tables are never given to anybody else. So a split cannot fail for memory. Parked tables are counted,
     not set apart: which one comes back is unspecified, as in the kernel, and none is touched before it is needed.
 F3  Taking n tables takes all of them or none.
-F4  No table lies at physical address 0 once there is a tree in the block whose entries could not name it (`avoids_0`).
+F4  No table is taken at physical address 0 once there is a tree in the block whose entries could not name it.
 F5  The block's lock is a leaf of the lock order: nothing else is taken while it is held, and it is held for O(n).
 
 Progress: blocking, for the length of a list operation. Sources: K. Knowlton, "A fast storage allocator", 1965 (buddies).
@@ -132,8 +132,8 @@ cdef inline Table *table_pop(Block *block, uint32_t order) noexcept nogil:
 
 cdef inline void table_push(Block *block, Table *table) noexcept nogil:
     store_release_32(&table.use, TABLE_FREE)
-    if block.avoids_0 and block.base == 0 and table is block.tables:
-        return                                        # F4: nobody will get it
+    if block.avoids_0 and block.base == 0 and table is block.tables:        # F4
+        return
     table.link = block.free_tables[table.order]
     block.free_tables[table.order] = table
     block.free_count[table.order] += 1
@@ -159,27 +159,25 @@ cdef bint tables_ensure(Block *block, uint32_t order, uint64_t count) noexcept n
 
 
 cdef bint tables_avoid_0(Block *block) noexcept nogil:
-    """From now on no table lies at physical address 0 (F4), but one that does already; False when there is no room."""
+    """No table that is taken from now on lies at physical address 0 (F4). False, and nothing changed, without room.
+
+    For a block that has a table.
+    """
     cdef Table *first = block.tables
     cdef Table **link
-    cdef bint done = True
     mutex_acquire(&block.lock)
-    if block.base == 0 and not block.avoids_0:
-        data_trim(block)
-        if block.table_top == 0 and block.data_bottom > 0:
-            tables_add(block, 0, 0)
-        done = block.table_top > 0
-        if done and first.use == TABLE_FREE:
-            done = tables_ensure(block, first.order, 1)     # F2: it may be one of those that are parked
-            if done:
-                link = &block.free_tables[first.order]
-                while link[0] is not first:
-                    link = &link[0].link
-                link[0] = first.link
-                block.free_count[first.order] -= 1
-        block.avoids_0 = done
+    if block.base == 0 and not block.avoids_0 and first.use == TABLE_FREE:
+        if not tables_ensure(block, first.order, 1):  # F2: it may be one of those that are parked
+            lock_release(&block.lock)
+            return False
+        link = &block.free_tables[first.order]
+        while link[0] is not first:
+            link = &link[0].link
+        link[0] = first.link
+        block.free_count[first.order] -= 1
+    block.avoids_0 = True
     lock_release(&block.lock)
-    return done
+    return True
 
 
 cdef void tables_add(Block *block, uint64_t frame, uint32_t order) noexcept nogil:

@@ -214,8 +214,6 @@ cdef class PageTable:
                 tree.order[level] += 1
         if record_of(tree.domain) is NULL:
             raise MemoryError("no memory for this thread's epoch record")
-        if any(level.hides_table_at_0 for level in arch.layout) and not tables_avoid_0(memory.block):
-            raise OutOfFrames(f"no room in {memory!r} for a table that is not at pa 0")
         root = tables_take(memory.block, tree.order[tree.format.levels], 1)
         while root is NULL and frames_may_come(tree, &attempts):
             root = tables_take(memory.block, tree.order[tree.format.levels], 1)
@@ -228,6 +226,9 @@ cdef class PageTable:
                 f"the top table at pa {tree.base + tree.root:#x} is beyond the {arch.root_bits} bits "
                 f"that {arch.name} has for it"
             )
+        if any(level.hides_table_at_0 for level in arch.layout) and not tables_avoid_0(memory.block):
+            table_return(root)
+            raise OutOfFrames(f"no room in {memory!r} for a table that is not at pa 0")
         if not nothing_make(self, arch):
             table_return(root)
             raise OutOfFrames(f"no room in {memory!r} for the tables that empty slots of {arch.name} name")
