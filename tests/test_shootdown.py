@@ -23,7 +23,7 @@ from ptl.tlb import MmuGather, ProtectionFault, StaleTranslation, Tlb
 PAGE, SPAN = 4096, 2 << 20
 FORMATS = (
     *("tiny", "x86_64", "i386", "i386_pae", "riscv_sv39", "riscv_sv57", "big-endian", "nothing is not zero"),
-    *("arm64_4k", "powerpc_radix_4k", "s390", "sparc32", "two kinds of entry"),
+    *("arm64_4k", "powerpc_radix_4k", "s390", "sparc32", "two kinds of entry", "mips64"),
 )
 
 

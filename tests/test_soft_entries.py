@@ -137,7 +137,9 @@ def test_what_would_be_an_empty_entry_is_refused(arch):
             assert arch.level(level).word.soft.base & ~arch.level(level).empty  # so there is no such entry
         return
     for level in leaf_levels(arch):  # and what splits into one
-        with pytest.raises(FormatError, match=f"type 0 with offset {entry.offset:#x} is what .* has for an empty entry"):
+        with pytest.raises(
+            FormatError, match=f"type 0 with offset {entry.offset:#x} is what .* has for an empty entry"
+        ):
             encode(arch, entry, level)
         assert arch.encode_soft(0, entry.offset, level, exclusive=True)
 

@@ -23,7 +23,7 @@ HUGE, GIANT = 0x4000, 0x1_0000
 """The sizes of tiny's larger leaves."""
 FORMATS = (
     *("tiny", "x86_64", "x86_64_la57", "i386", "i386_pae", "riscv_sv39", "riscv_sv57"),
-    *("arm_lpae", "arm64_4k", "arm64_4k_va52", "powerpc_radix_4k", "s390", "sparc32"),
+    *("arm_lpae", "arm64_4k", "arm64_4k_va52", "powerpc_radix_4k", "s390", "sparc32", "mips64"),
 )
 
 

@@ -58,14 +58,14 @@ EXAMPLES: dict[str, list[tuple[int, int, Entry]]] = {
         (2, 0, EMPTY),
     ],
     "mips32": [
-        (1, 0x1234_579D, leaf(0x1234_5000, "rwxad")),  # cached, D, V, modified, accessed, write, present
-        (1, 0x1234_568D, leaf(0x1234_5000, "rwxa")),  # clean: no D
-        (1, 0x1234_5605, leaf(0x1234_5000, "rwx")),  # PAGE_SHARED: old, and no V
-        (1, 0x1234_5689, leaf(0x1234_5000, "rxa")),  # PAGE_READONLY, accessed
-        (1, 0x1234_57DD, leaf(0x1234_5000, "rwxgad")),  # PAGE_KERNEL: global
-        (1, 0x1234_55DD, leaf(0x1234_5000, "rwxgad")),  # PAGE_KERNEL_UNCACHED
-        (1, 0x1234_5603, leaf(0x1234_5000, "")),  # PAGE_NONE: no read
-        (1, 0x1234_57BD, leaf(0x1234_5000, "rwxad", frozen=True)),  # special
+        (1, 0x1234_579D, leaf(0x1234_5000, "rwxuad")),  # cached, D, V, modified, accessed, write, present
+        (1, 0x1234_568D, leaf(0x1234_5000, "rwxua")),  # clean: no D
+        (1, 0x1234_5605, leaf(0x1234_5000, "rwxu")),  # PAGE_SHARED: old, and no V
+        (1, 0x1234_5689, leaf(0x1234_5000, "rxua")),  # PAGE_READONLY, accessed
+        (1, 0x1234_57DD, leaf(0x1234_5000, "rwxugad")),  # PAGE_KERNEL: global
+        (1, 0x1234_55DD, leaf(0x1234_5000, "rwxugad")),  # PAGE_KERNEL_UNCACHED
+        (1, 0x1234_5603, leaf(0x1234_5000, "u")),  # PAGE_NONE: no read
+        (1, 0x1234_57BD, leaf(0x1234_5000, "rwxuad", frozen=True)),  # special
         (1, 0x0000_0000, EMPTY),
         (1, 0x0000_0040, EMPTY),  # global, for its neighbour
         (2, 0x8100_1000, table(0x100_1000)),
@@ -75,18 +75,18 @@ EXAMPLES: dict[str, list[tuple[int, int, Entry]]] = {
         (2, 0x0000_0000, BAD),
     ],
     "mips64": [
-        (1, 0x48D1_5E4F, leaf(0x1234_5000, "rwad")),  # cached, D, V, no exec, modified, accessed, write, present
-        (1, 0x48D1_5A05, leaf(0x1234_5000, "rxa")),
-        (1, 0x48D1_5F0F, leaf(0x1234_5000, "rwxgad")),  # PAGE_KERNEL: global
-        (1, 0x48D1_58C1, leaf(0x1234_5000, "")),  # no exec and no read
-        (1, 0x48D1_58C3, leaf(0x1234_5000, "w")),  # the same, shared, for who only writes
-        (1, 0x48D1_5E6F, leaf(0x1234_5000, "rwad", frozen=True)),  # special
-        (1, 0x0003_FFFF_FFFF_DE4F, leaf(0xFFFF_FFFF_F000, "rwad")),  # the last frame
+        (1, 0x48D1_5E4F, leaf(0x1234_5000, "rwuad")),  # cached, D, V, no exec, modified, accessed, write, present
+        (1, 0x48D1_5A05, leaf(0x1234_5000, "rxua")),
+        (1, 0x48D1_5F0F, leaf(0x1234_5000, "rwxugad")),  # PAGE_KERNEL: global
+        (1, 0x48D1_58C1, leaf(0x1234_5000, "u")),  # no exec and no read
+        (1, 0x48D1_58C3, leaf(0x1234_5000, "wu")),  # the same, shared, for who only writes
+        (1, 0x48D1_5E6F, leaf(0x1234_5000, "rwuad", frozen=True)),  # special
+        (1, 0x0003_FFFF_FFFF_DE4F, leaf(0xFFFF_FFFF_F000, "rwuad")),  # the last frame
         (1, 0x0007_FFFF_FFFF_DE4F, BAD),
         (1, 0x100, EMPTY),  # global, for its neighbour
-        (2, 0x0080_1E5F, leaf(0x20_0000, "rwad")),  # huge
+        (2, 0x0080_1E5F, leaf(0x20_0000, "rwuad")),  # huge
         (2, 0x0080_5E5F, BAD),  # and not aligned
-        (2, 0x0080_585E, Entry(State.INVALID, 0x20_0000, "rwad")),  # pmd_mkinvalid, and the mark of a split
+        (2, 0x0080_585E, Entry(State.INVALID, 0x20_0000, "rwuad")),  # pmd_mkinvalid, and the mark of a split
         (2, 0x9800_0000_0100_1000, table(0x100_1000)),
         (2, 0x9000_0000_0100_1000, BAD),  # not cached
         (2, 0xFFFF_FFFF_8100_1000, BAD),  # in CKSEG0
@@ -97,7 +97,11 @@ EXAMPLES: dict[str, list[tuple[int, int, Entry]]] = {
     "sh": [
         (1, 0x0C12_3578, leaf(0xC12_3000, "rwxua")),  # PAGE_SHARED: accessed, present, user, RW, 4 KiB, cachable
         (1, 0x0C12_3558, leaf(0xC12_3000, "rxua")),  # PAGE_READONLY
-        (1, 0x0C12_353E, leaf(0xC12_3000, "rwxgad")),  # PAGE_KERNEL: accessed, present, RW, 4 KiB, cachable, dirty, shared
+        (
+            1,
+            0x0C12_353E,
+            leaf(0xC12_3000, "rwxgad"),
+        ),  # PAGE_KERNEL: accessed, present, RW, 4 KiB, cachable, dirty, shared
         (1, 0x0C12_373E, leaf(0xC12_3000, "rwxgad", frozen=True)),
         (1, 0x0C12_3618, BAD),  # PAGE_NONE
         (1, 0, EMPTY),
@@ -107,7 +111,11 @@ EXAMPLES: dict[str, list[tuple[int, int, Entry]]] = {
         (2, 0, EMPTY),
     ],
     "xtensa": [
-        (1, 0x1234_51D6, leaf(0x1234_5000, "rwuad")),  # accessed, dirty, writable, user, write-back, writable by hardware
+        (
+            1,
+            0x1234_51D6,
+            leaf(0x1234_5000, "rwuad"),
+        ),  # accessed, dirty, writable, user, write-back, writable by hardware
         (1, 0x1234_5154, leaf(0x1234_5000, "rwua")),  # PAGE_SHARED, which traps the first write
         (1, 0x1234_5115, leaf(0x1234_5000, "rxua")),  # PAGE_READONLY_EXEC
         (1, 0x1234_5107, leaf(0x1234_5000, "rwxa")),  # PAGE_KERNEL_EXEC

@@ -9,7 +9,7 @@ import pytest
 import ptl
 from ptl.mm import POLICIES, AddressSpace
 
-ARCHITECTURES = ("tiny", "x86_64", "riscv_sv39", "i386", "arm64_4k", "powerpc_radix_4k", "s390", "sparc32", "arm")
+ARCHITECTURES = ("tiny", "x86_64", "riscv_sv39", "i386", "arm64_4k", "s390", "sparc32", "arm", "mips64")
 
 
 def new_space(policy: str = "epoch", arch: str = "x86_64", *, huge_pages: bool = True) -> AddressSpace:

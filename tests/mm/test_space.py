@@ -10,6 +10,8 @@ import pytest
 import ptl
 from ptl.mm import AddressSpace, Advice, Fault, Kind, SegmentationFault
 
+from .conftest import new_space
+
 # -- mappings
 
 
@@ -293,6 +295,32 @@ def test_collapse_on_demand(space: AddressSpace, page: int, huge: int) -> None:
     assert space.madvise(va, huge, Advice.COLLAPSE)
     assert space.pt.lookup(va).size == huge
     assert space.read(va, 3 * page) == bytes(page) + b"y" * page + bytes(page)
+
+
+@pytest.mark.parametrize("arch", ["m68k_sun3", "mips32", "xtensa"])
+def test_a_format_without_huge_pages(arch: str) -> None:
+    """Everything is done in pages; and a huge one, asked for, is an error."""
+    space = new_space(arch=arch)
+    page, region = space.pt.arch.page_sizes[0], space.pt.arch.level(2).span
+    assert space.pt.arch.page_sizes == (page,)
+    va = space.mmap(region + page, addr=2 * region)
+    assert [space.fault(va + page, access) for access in "rw"] == [Fault.DEMAND_ZERO, Fault.SPURIOUS]
+    space.write(va + region - 2, b"edge")
+    with space.fork() as child:
+        assert child.fault(va + region, "w") is Fault.COPIED
+        child.write(va + region, b"child")
+        assert space.swap_out(va + page)
+        assert space.fault(va + page, "r") is Fault.SWAPPED_IN
+        space.check(child)
+    assert space.read(va + region - 3, 6) == b"\0edge\0"
+    with pytest.raises(ptl.FormatError, match="has no pages to make a leaf of level 2 of"):
+        space.madvise(va, region, Advice.COLLAPSE)
+    space.mprotect(va, region, "r")
+    with pytest.raises(SegmentationFault):
+        space.write(va + page, b"x")
+    space.check()
+    space.close()
+    assert space.frames.stats()["data_frames"] == 0
 
 
 def test_which_pages_are_there(space: AddressSpace, page: int) -> None:

@@ -135,6 +135,7 @@ def _arch(name: str, title: str, va_bits: int, pa_bits: int, *layout: Level) -> 
         byte_order="little",
         walker="software",
         sign_extended=False,
+        implied="u",
         layout=layout,
     )
 

@@ -148,7 +148,7 @@ class Memory:
 
     def absent_frames(self, kind: Kind, pa: int, level: int) -> int:
         """The entry of a kind whose offset is a frame number, for that level."""
-        return self.arch.encode_soft(kind, pa // self.page, level)
+        return self.absent(kind, pa // self.page, level)
 
     def release(self, raw: int, level: int) -> None:
         """Let go of what an entry owned that was taken out of a table."""

@@ -742,7 +742,7 @@ class AddressSpace:
 
     def _grantable(self, prot: str) -> set[str]:
         """What a leaf may grant at most."""
-        return {*self._handler.flags(prot), *self.pt.arch.implied}
+        return {*self.pt.arch.attributes(self._handler.flags(prot))}
 
     def close(self) -> None:
         """Unmap everything and give all memory back. The space can be used on."""
