@@ -13,7 +13,7 @@ from cpython.buffer cimport (
     PyObject_GetBuffer,
 )
 from cpython.exc cimport PyErr_CheckSignals
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
@@ -66,6 +66,43 @@ cdef extern from "core/step.h" nogil:
     bint is_stepping "ptl_is_stepping"()
     bint step_lock "ptl_step_lock"(uint32_t *, uint32_t)
     bint step_again "ptl_step_again"()
+    enum:
+        PTL_LOAD
+        PTL_STORE
+        PTL_EXCHANGE
+        PTL_COMPARE_EXCHANGE
+        PTL_ADD
+        PTL_ADD_OWN
+        PTL_LOAD_OWN
+        PTL_BARRIER
+        PTL_MEMBARRIER
+        PTL_LOCK
+        PTL_PARK
+        PTL_UNPARK
+        PTL_AGAIN
+        PTL_SLEEP
+        PTL_BEGIN
+    ctypedef struct ptl_step "ptl_step_t":
+        uint32_t kind
+        uint32_t bits
+        uint32_t order
+        void *address
+        uint64_t value
+        uint64_t expected
+        uint64_t found
+        const char *site
+    void ptl_perform(ptl_step *)
+    void set_stepper "ptl_set_stepper"(void (*)(ptl_step *) noexcept nogil, void *)
+    void *the_lab "ptl_the_lab"()
+
+cdef extern from "core/fiber.h" nogil:
+    ctypedef struct ptl_fiber:
+        char *stack
+    int ptl_fiber_make(ptl_fiber *)
+    void ptl_fiber_drop(ptl_fiber *)
+    void ptl_fiber_start(ptl_fiber *, void (*)(void *) noexcept nogil, void *)
+    void ptl_fiber_enter(ptl_fiber *)
+    void ptl_fiber_yield(ptl_fiber *)
 
 cdef extern from "core/system.h" nogil:
     enum: PTL_DOMAINS
@@ -120,6 +157,9 @@ include "core/table.pxi"
 include "core/cpu.pxi"
 include "core/collapser.pxi"
 include "core/native.pxi"
+include "core/world.pxi"
+include "core/model.pxi"
+include "core/explore.pxi"
 
 epoch_start()
 default_domain = EpochDomain()

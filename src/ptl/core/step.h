@@ -38,7 +38,7 @@ enum ptl_step_kind {
 
 enum ptl_step_order { PTL_RELAXED = 0, PTL_ACQUIRE, PTL_RELEASE, PTL_ACQUIRE_RELEASE, PTL_FULL };
 
-struct ptl_step {
+typedef struct ptl_step {
     uint32_t kind;
     uint32_t bits;              /* width of the access: 32 or 64 */
     uint32_t order;
@@ -47,14 +47,29 @@ struct ptl_step {
     uint64_t expected;          /* of a compare-exchange: done when `found` is the same */
     uint64_t found;             /* what was there before */
     const char *site;           /* the C function that asks */
-};
+} ptl_step_t;
 
 static uint32_t ptl_stepping;
 #if defined(__linux__)
 static __thread void (*ptl_stepper)(struct ptl_step *) __attribute__((tls_model("initial-exec")));
+static __thread void *ptl_lab __attribute__((tls_model("initial-exec")));
 #else
 static __thread void (*ptl_stepper)(struct ptl_step *);
+static __thread void *ptl_lab;
 #endif
+
+/* Let this thread be driven, by a stepper that finds its lab by ptl_the_lab(); or no longer, by NULL. */
+static inline void ptl_set_stepper(void (*stepper)(struct ptl_step *), void *lab)
+{
+    __atomic_fetch_add(&ptl_stepping, (stepper != 0) - (ptl_stepper != 0), __ATOMIC_RELAXED);
+    ptl_stepper = stepper;
+    ptl_lab = lab;
+}
+
+static inline void *ptl_the_lab(void)
+{
+    return ptl_lab;
+}
 
 static inline int ptl_is_stepping(void)
 {
