@@ -18,6 +18,7 @@ from ptl._core import AddressError, OutOfFrames
 from ptl._version import __version__
 
 WRONG_TRANSLATION = 1
+NOT_AS_EXPECTED = 1
 ARCHITECTURES = (*arch.names(), *arch.aliases())
 
 
@@ -112,6 +113,51 @@ def arch_command(name: str | None, as_json: bool, svg: TextIO | None) -> None:
         click.echo(arch_table.text(chosen, Console().width))
     if svg is not None:
         _write(svg, arch_svg.render(chosen), "picture")
+
+
+@main.command(name="lab")
+@click.argument("name", required=False, metavar="SCENARIO")
+@click.option("--list", "as_list", is_flag=True, help="List the scenarios.")
+@click.option("--schedule", help="Tell this schedule, such as a2b5a, instead of the shortest that fails.")
+@click.option("--pct", type=click.IntRange(min=1), metavar="N", help="Run N random schedules instead of every one.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the random schedules.")
+@click.option("--html", "page", type=click.File("w", encoding="utf-8", lazy=False), help="Write a page to step through.")
+def lab_command(
+    name: str | None, as_list: bool, schedule: str | None, pct: int | None, seed: int, page: TextIO | None
+) -> None:
+    """Explore every interleaving of a scenario, and tell the shortest schedule that fails.
+
+    Without one that fails, each thread runs after the other. The exit status is 1 when a scenario does not come to what
+    is expected of it.
+    """
+    from ptl import lab
+    from ptl.lab import story
+    from ptl.show import lab_text
+
+    if as_list or name is None:
+        Console().print(lab_text.catalogue(lab.SCENARIOS, lab.WAITING))
+        return
+    if name not in lab.SCENARIOS:
+        why = f"; it waits: {lab.WAITING[name]}" if name in lab.WAITING else ""
+        raise Refusal(f"there is no scenario {name!r}{why}; see ptl lab --list")
+    scenario = lab.SCENARIOS[name]
+    if pct is not None:
+        if not scenario.is_of_core:
+            raise Refusal(f"{name} is a scenario of paths, whose every state is visited: random schedules add nothing")
+        result = scenario.laboratory().sample(seed, pct)
+    else:
+        result = scenario.explore()
+    try:
+        told = story.tell(scenario, schedule if schedule is not None else result.schedule or "")
+    except ValueError as error:
+        raise Refusal(str(error)) from error
+    Console().print(lab_text.render(told, result))
+    if page is not None:
+        from ptl.show import lab_page
+
+        _write(page, lab_page.render(told, result), "page")
+    if (result.kind or "proved") != scenario.expected:
+        sys.exit(NOT_AS_EXPECTED)
 
 
 def _write(file: TextIO, text: str, what: str) -> None:

@@ -31,7 +31,7 @@ cdef enum Reduction:
     REDUCE_BY_SOURCE = 2        # source sets and sleep sets
 
 cdef enum:
-    CELLS = 2048                # words that one execution may touch
+    CELLS = 8192                # words that one execution may touch, and as many again to find them quickly
     KNOWN = 1 << 18             # outcomes and worlds that are remembered; a power of two
 
 cdef struct Event:
@@ -60,6 +60,7 @@ cdef struct Search:
     Event events[LAB_STEPS]
     Cell cells[CELLS]
     uint64_t stamp
+    uint32_t cell_count
     uint16_t clock[LAB_ACTORS][LAB_ACTORS]
     uint32_t depth              # steps of this execution
     uint64_t executions         # that ended
@@ -158,6 +159,7 @@ cdef int execute(Search *search, uint32_t kept) noexcept nogil:
     cdef int last = -1
     lab_begin(lab)
     search.stamp += 1
+    search.cell_count = 0
     memset(search.clock, 0, sizeof(search.clock))
     search.depth = 0
     while True:
@@ -223,11 +225,14 @@ cdef uint32_t serial_choices(Lab *lab, uint32_t enabled) noexcept nogil:
 # -- the order of steps -----------------------------------------------------------------------------------------------
 
 cdef Cell *cell_of(Search *search, uint64_t key) noexcept nogil:
-    cdef uint64_t place = key * <uint64_t> 0x9e3779b97f4a7c15 >> 53
+    cdef uint64_t place = key * <uint64_t> 0x9e3779b97f4a7c15 >> 51
     cdef Cell *cell
     while True:
         cell = &search.cells[place]
         if cell.stamp != search.stamp:
+            search.cell_count += 1
+            if search.cell_count == CELLS // 2:
+                lab_fail(&search.lab, LAB_TOO_LONG, 0, 0)
             cell.key = key
             cell.stamp = search.stamp
             cell.write = cell.acquire = -1
@@ -720,11 +725,16 @@ cdef class Model:
                 actor = LAB_ACTORS
                 while place < <uint64_t> len(wanted) and actor == LAB_ACTORS:
                     actor = wanted[place]
+                    if actor < LAB_THREADS and not enabled >> actor & 1 and enabled >> (actor + LAB_THREADS) & 1:
+                        actor += LAB_THREADS                # it waits for its own store buffer
+                        break
                     place += 1
                     if actor >= LAB_ACTORS or not enabled >> actor & 1:
                         actor = LAB_ACTORS
                 if actor == LAB_ACTORS:
-                    actor = search.nodes[search.depth - 1].chosen if search.depth else 0
+                    actor = search.nodes[search.depth - 1].chosen % LAB_THREADS if search.depth else 0
+                    if not enabled >> actor & 1:
+                        actor += LAB_THREADS
                     if not enabled >> actor & 1:
                         actor = count_trailing_zeros(enabled)
                 search.nodes[search.depth].chosen = actor
@@ -825,6 +835,10 @@ cdef class Model:
         cdef uint32_t i, j
         return [[lab.threads[i].results[j] for j in range(lab.threads[i].position)] for i in range(lab.count)]
 
+    def owners(self):
+        """The number by which each thread owns locks."""
+        return [self.search.lab.world.records[i].number for i in range(self.search.lab.count)]
+
     def threads_now(self):
         """For each thread, inside `replay`: finished, how deep in a section, waiting, locks held, stores in its buffer."""
         cdef Lab *lab = &self.search.lab
@@ -836,7 +850,7 @@ cdef class Model:
             told.append((
                 bool(thread.is_finished),
                 thread.record.section & DEPTH_MASK,
-                not thread.is_finished and not is_enabled(lab, thread),
+                not thread.is_finished and thread.pending is not NULL and not is_enabled(lab, thread),
                 [self.name_of(thread.held[j]) for j in range(thread.held_count)],
                 [(self.name_of(thread.buffer[j].address), thread.buffer[j].value) for j in range(thread.buffer_count)],
             ))

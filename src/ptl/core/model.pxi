@@ -250,6 +250,7 @@ cdef uint64_t lab_operate(Lab *lab, LabThread *thread, Operation *op) noexcept n
     if op.code == OP_SPLIT:
         return ptl_split(tree, op.a)
     if op.code == OP_MOVE:
+        move_op.tree = tree
         return move_apply(&move_op, me, op.a, op.b, op.c)
     if op.code == OP_MAP_LOCK or op.code == OP_MAP_RW or op.code == OP_ALLOC_MAP_LOCK:
         return lab_map_lock(tree, me, op)
@@ -661,11 +662,15 @@ cdef void read_remember(LabThread *thread, ptl_step *step, uint64_t value) noexc
                 thread.has_seen_change = True
             thread.reads[i].value = value
             return
-    if thread.read_count < LAB_READS and (step.kind == PTL_LOAD or step.kind == PTL_COMPARE_EXCHANGE):
+    if step.kind == PTL_STORE:
+        return
+    if thread.read_count < LAB_READS:
         thread.reads[thread.read_count].address = step.address
         thread.reads[thread.read_count].bits = step.bits
         thread.reads[thread.read_count].value = value
         thread.read_count += 1
+    else:
+        thread.has_seen_change = True       # not to be remembered: let it go round
 
 
 cdef void buffer_put(Lab *lab, uint32_t actor, LabThread *thread, ptl_step *step) noexcept nogil:
