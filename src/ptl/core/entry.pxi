@@ -201,9 +201,11 @@ cdef int leaf_change(
     DONE; ALREADY when it was another (*expected is it); RESTART when it is not of that level: the same bits may mean
     another leaf there; NO_TABLE; LIVELOCK.
     """
+    cdef uint64_t wanted = expected[0]
     cdef uint32_t turns = 0
     cdef int result
     while True:
+        expected[0] = wanted                        # a frozen entry that was met is no answer
         section_enter(me)
         walk(tree, va, 1, found)
         result = LIVELOCK                           # not yet anything else

@@ -775,10 +775,16 @@ cdef void check_change(Lab *lab, uint32_t actor, ptl_step *step) noexcept nogil:
     if table is NULL:
         check_lock_word(lab, actor, step)
         return
+    if is_hardware(&lab.threads[actor]):
+        return                                          # it may still set flags in a table that it has found
     if table.use == TABLE_RETIRED or table.use == TABLE_LIVE and not is_named(
         world.tree, world.tree.root, world.tree.format.levels, table_offset(world.block, table)
     ):
         lab_fail(lab, LAB_WRITE_TO_DETACHED, actor, table_offset(world.block, table))
+
+
+cdef inline bint is_hardware(const LabThread *thread) noexcept nogil:
+    return not thread.is_finished and thread.operations[thread.position].code == OP_TOUCH
 
 
 cdef void check_life(Lab *lab, uint32_t actor, Table *table, uint32_t old, uint32_t new) noexcept nogil:
