@@ -1,4 +1,4 @@
-"""The promise: an entry says what the manual says it does, computed by hand and not by this project's own `encode`.
+"""The promise: where hardware walks, an entry says what the manual says it does, computed by hand.
 
 Each example is a word as the manual or an operating system has it, and what it means; the comments name its bits. What
 no emulator judges rests on these, the huge leaves of s390 among them. Some of the words are made again, by `encode`.
@@ -11,6 +11,7 @@ import pytest
 import ptl
 from ptl import State
 from ptl.arch import Entry
+from test_worked_examples_swa import EXAMPLES as SOFTWARE_EXAMPLES
 
 
 def leaf(pa: int, flags: str, frozen: bool = False) -> Entry:
@@ -153,7 +154,7 @@ CASES = [
 
 
 def test_every_format_of_a_machine_has_examples():
-    assert {*EXAMPLES, "tiny"} == {*ptl.arch.names()}
+    assert {*EXAMPLES, *SOFTWARE_EXAMPLES, "tiny"} == {*ptl.arch.names()}
 
 
 @pytest.mark.parametrize(("arch", "level", "raw", "meaning"), CASES)
