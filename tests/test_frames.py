@@ -22,7 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 import ptl
 from helpers import Crew
-from ptl import OutOfFrames, Outcome
+from ptl import Outcome, OutOfFrames
 from reference import contents
 
 DOMAIN = ptl.EpochDomain()
@@ -410,7 +410,7 @@ def test_a_parked_table_at_0_stays_parked():
     del others[0], others[0]  # the frame at 0 first: so the other one is taken first
     pt.map(2 << 22, 0, 1 << 22)
     assert (frames.stats()["tables"], frames.stats()["parked"]) == (1, 3)
-    with pytest.raises(OutOfFrames, match="no room in .* for a table that is not at pa 0"):
+    with pytest.raises(OutOfFrames, match="for a table that is not at pa 0"):
         ptl.PageTable("m68k_coldfire", frames=frames)
     assert [pt.split(i << 22) for i in range(3)] == [Outcome.DONE] * 3
     assert 0 in {pt.walk(i << 22).steps[-1].table_pa for i in range(3)}

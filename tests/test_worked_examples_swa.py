@@ -1,7 +1,7 @@
 """The promise: where software walks, an entry says what the headers of Linux say it does, computed by hand.
 
-Each example is a word as Linux has it, by the names of its headers, and what it means. Some of the words are made again,
-by `encode`; and of some it is said what a handler loads into the TLB.
+Each example is a word as Linux has it, by the names of its headers, and what it means. Some of the words are made
+again, by `encode`; and of some it is said what a handler loads into the TLB.
 """
 
 from __future__ import annotations
@@ -97,11 +97,15 @@ EXAMPLES: dict[str, list[tuple[int, int, Entry]]] = {
     "sh": [
         (1, 0x0C12_3578, leaf(0xC12_3000, "rwxua")),  # PAGE_SHARED: accessed, present, user, RW, 4 KiB, cachable
         (1, 0x0C12_3558, leaf(0xC12_3000, "rxua")),  # PAGE_READONLY
+<<<<<<< HEAD
         (
             1,
             0x0C12_353E,
             leaf(0xC12_3000, "rwxgad"),
         ),  # PAGE_KERNEL: accessed, present, RW, 4 KiB, cachable, dirty, shared
+=======
+        (1, 0x0C12_353E, leaf(0xC12_3000, "rwxgad")),  # PAGE_KERNEL: and dirty, shared; not the user's
+>>>>>>> c24ebc3 (mips judged: an emulated core executes a handler that refills its TLB from ptl's tables, and the TLB decides)
         (1, 0x0C12_373E, leaf(0xC12_3000, "rwxgad", frozen=True)),
         (1, 0x0C12_3618, BAD),  # PAGE_NONE
         (1, 0, EMPTY),
@@ -111,11 +115,15 @@ EXAMPLES: dict[str, list[tuple[int, int, Entry]]] = {
         (2, 0, EMPTY),
     ],
     "xtensa": [
+<<<<<<< HEAD
         (
             1,
             0x1234_51D6,
             leaf(0x1234_5000, "rwuad"),
         ),  # accessed, dirty, writable, user, write-back, writable by hardware
+=======
+        (1, 0x1234_51D6, leaf(0x1234_5000, "rwuad")),  # accessed, dirty, writable, user, write-back, HW write
+>>>>>>> c24ebc3 (mips judged: an emulated core executes a handler that refills its TLB from ptl's tables, and the TLB decides)
         (1, 0x1234_5154, leaf(0x1234_5000, "rwua")),  # PAGE_SHARED, which traps the first write
         (1, 0x1234_5115, leaf(0x1234_5000, "rxua")),  # PAGE_READONLY_EXEC
         (1, 0x1234_5107, leaf(0x1234_5000, "rwxa")),  # PAGE_KERNEL_EXEC
@@ -215,13 +223,13 @@ def test_what_the_tlb_of_mips32_gets(flags, entry_lo):
     ],
 )
 def test_what_the_tlb_of_mips64_gets(flags, entry_lo):
-    """But for the bits that only software has, which the rotation leaves between the two, where no frame number reaches."""
+    """But for the bits that only software has, which the rotation leaves where no frame number reaches."""
     seen = rotated(ptl.arch.get("mips64").encode(0x1234_5000, flags), 8, 64)
     assert seen & ~(0x3F << 56) == entry_lo
 
 
 def test_what_takes_the_place_of_a_huge_page_of_mips64_is_no_address_to_follow():
-    """Without H a handler takes what is there for the name of a table; with H it loads the TLB, where V and D decide."""
+    """Without H a handler takes what is there for the name of a table; with H the TLB gets it, where V and D decide."""
     huge = ptl.arch.get("mips64").level(2)
     leaf_raw = ptl.arch.get("mips64").encode(0x20_0000, "rwxad", 2)
     splitting = leaf_raw & ~huge.invalid_clear | huge.invalid_set

@@ -378,8 +378,7 @@ class Arch:
 
     @property
     def table_bits(self) -> int:
-        """How wide the address of a table can be that an entry names: at most `pa_bits`, and less where entries hold
-        addresses of a kernel's window on the first part of memory."""
+        """How wide the address of a table can be: less than `pa_bits` where entries have less room for it."""
         reach = (level.address.get(level.address.bits).bit_length() for level in self.layout[1:])
         return min(self.pa_bits, *reach)
 

@@ -15,14 +15,16 @@
     table           31 ............................................. 0
                     address of the table
 
-P present, W writable, ¬U supervisor only, A accessed, D dirty, F frozen; on ColdFire R readable, X executable, G for every
-address space (SG of the manual), C how to cache, L locked in the TLB. A handler loads ColdFire's TLB from the entry (and
-makes every page executable); A, D, 9 and 8 stay behind. A page map of the Sun-3, which takes 16 pages at once, gets the
-entry as it is: hardware does not look at 23 to 19. Nc is for not cached, which is all that Linux does there; type says which bus,
-0 for memory. Whoever can reach a page of the Sun-3 can read and execute it.
+P present, W writable, ¬U supervisor only, A accessed, D dirty, F frozen. On ColdFire R readable, X executable, G for
+every address space (the manual's SG), C how to cache, L locked in the TLB. A handler loads the TLB from the entry, and
+lets every page be executed; A, D, 9 and 8 stay behind.
+
+A page map of the Sun-3 takes 16 pages at once, and each entry as it is: hardware does not look at 23 to 19. Nc is for
+not cached, which is all that Linux does there; type says which bus, and is 0 for memory. Whoever can reach a page can
+read and execute it.
 
 An entry for a table is its address and nothing else, and 0 is no table: none may lie at address 0. Tables are by
-themselves: 4096 and 2048 bytes, 8192 and 64. (Linux takes a page for each.)
+themselves, of 4096 and 2048 bytes on ColdFire, and of 8192 and 64 on the Sun-3. (Linux takes a page for each.)
 
 Software's entries are Linux's swap entries:
 
@@ -31,8 +33,8 @@ Software's entries are Linux's swap entries:
     sun3            31   30 .................... 7   6   5   4-0
                     0    offset                      E   F   type
 
-E exclusive. On the Sun-3 Linux has six bits for the type, and never uses the highest: it has 32 types. Type 0 with offset
-0 would be an empty entry: there is none.
+E exclusive. On the Sun-3 Linux has six bits for the type, and never uses the highest: it has 32 types. Type 0 with
+offset 0 would be an empty entry: there is none.
 """
 
 from __future__ import annotations

@@ -9,20 +9,19 @@
     table        31-30 = 11            29 ............. 12              11-0 not looked at
 
 P present, W may be written, D dirty, A accessed, F frozen: software's. The handlers move the rest into the TLB, where X
-is executable, WR writable, U one of the two zones in use, the user's, Wt write-through, I not cached, G guarded. (The
-manuals count the bits the other way round: G is their bit 31.) So that the first write traps, WR goes with D in a page that
-can be written. Whoever can reach a page can read it. Linux's handlers let every page be executed that they load.
+is executable, WR writable, U the user's of two zones, Wt write-through, I not cached, G guarded. (The manuals count
+the bits the other way round: G is their bit 31.) So that the first write traps, WR goes with D in a page that can be
+written. Whoever can reach a page can read it. Linux's handlers let every page be executed that they load.
 
-Tables are named by virtual addresses, in the kernel's window on memory at 0xC000_0000; physical memory begins at 0 here,
-where each board has its own KERNEL_BASE_ADDR.
+Tables are named by virtual addresses, in the kernel's window at 0xC000_0000 on memory, which begins at 0 here; boards
+differ in that (Linux's KERNEL_BASE_ADDR).
 
 Software's entries are Linux's swap entries:
 
     software's   31 ...................... 8   7   6-2      1   0
                  offset                        E   type     0   F
 
-E exclusive. Type 0 with offset 0 would be an empty entry: there is none. (Linux has no swap on this architecture, but for
-migrations.)
+E exclusive. Type 0 with offset 0 would be an empty entry: there is none.
 """
 
 from __future__ import annotations

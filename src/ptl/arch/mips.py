@@ -1,4 +1,4 @@
-"""mips: 32 and 64 bits with pages of 4 KiB, little-endian in memory: the tree that Linux's handlers refill the TLB from.
+"""mips: 32 and 64 bits with pages of 4 KiB, little-endian in memory: what Linux's handlers refill the TLB from.
 
     mips32        31     22 21     12 11         0
     address      | level 2 | level 1 |   offset   |
@@ -22,17 +22,16 @@ moves into the TLB (EntryLo), with ¬X and ¬R, which a rotation takes to its to
 (the manual's D), C how to cache, 3 for cached. So that a first access and a first write trap, V goes with A in a page
 that can be read, and Vw with M in one that can be written. F is the bit that Linux calls special.
 
-mips32 is a CPU without RI and XI, as MIPS32 release 1: who can read can execute, and a page that can be written and not
-read, of which Linux makes none, is readable once it has been written. With RI and XI all twelve bits below the frame
-number are taken, and none is left to freeze a leaf.
+mips32 is a CPU without RI and XI, as of MIPS32 release 1: who can read can execute, and a page that can be written and
+not read, of which Linux makes none, can be read once it has been written. With RI and XI all twelve bits below the
+frame number are taken, and none is left to freeze a leaf. Every page is the user's: other addresses are the kernel's.
 
-Tables are named by virtual addresses, in the window on physical memory that needs no TLB: KSEG0, on the first 512 MiB, and
-XKPHYS, of cached memory. A slot with nothing in it names a table in which everything is empty, so that a handler need
-not look: each table of pages by the same one, each table above by the same one of its own. An empty page
-may have G: a TLB entry covers two neighbouring pages, and is global when both are.
+Tables are named by virtual addresses, in the window on physical memory that needs no TLB: KSEG0, on the first 512 MiB,
+and XKPHYS, cached. A handler follows what it finds. So a slot with nothing in it names a table with nothing in it, one
+for all slots of a level. An empty page may have G: a TLB entry covers two neighbours, and is global when both are.
 
-With H an entry of level 2 of mips64 is a leaf of 2 MiB, of which the TLB gets two halves. F is bit 5 there too, and a
-handler that meets H looks no further than V. So everything that is neither a table nor nothing has H:
+An entry of level 2 of mips64 with H is a leaf of 2 MiB, of which the TLB gets two halves. A handler that meets H looks
+at V and Vw alone; so whatever is neither a table nor nothing has it:
 
     being split   H, bit 14, and neither P, V nor Vw
     busy          H, F and bit 15
@@ -44,8 +43,8 @@ Software's entries are Linux's swap entries; in place of a leaf of 2 MiB, where 
     software's, mips64    63 ................ 24   23   22-16   15-6          5   4   3   2   1   0
                           offset                   E    type    0             F   H   0   0   0   0
 
-E exclusive. Type 0 with offset 0 would be an empty page: there is none. Offsets of mips32 have 19 bits and frame numbers
-20: what lies above 2 GiB cannot be the offset of a migration there, in Linux neither.
+E exclusive. Type 0 with offset 0 would be an empty page: there is none. Offsets of mips32 have 19 bits, and frame
+numbers 20: what lies above 2 GiB cannot be the offset of a migration there, in Linux neither.
 """
 
 from __future__ import annotations
@@ -136,6 +135,7 @@ def _arch(name: str, title: str, va_bits: int, pa_bits: int, *layout: Level) -> 
         walker="software",
         sign_extended=False,
         implied="u",
+        verified_by=("Unicorn",),
         layout=layout,
     )
 

@@ -1,4 +1,4 @@
-"""sh: SH-4 with addresses of 29 bits and pages of 4 KiB, little-endian in memory: the tree that Linux refills the TLB from.
+"""sh: SH-4 with physical addresses of 29 bits and pages of 4 KiB, little-endian: what Linux refills the TLB from.
 
     address      31     22 21     12 11         0
                 | level 2 | level 1 |   offset   |
@@ -8,13 +8,13 @@
                  space   physical address  Sp   A    F   P   sz1  U   W   sz0  C   D   Sh   Wt
     table        31-29 = 100                28 ......... 12                     11-0 = 0
 
-A accessed, F frozen and Sp (Linux's special): software's. The TLB (PTEL) takes the rest: P present (V of the manual), U of the
-user, W writable (together PR), C cached, Wt write-through, D dirty, without which a first write traps, and Sh: for
-every address space (G). Whoever can reach a page can read and execute it. F is the bit that Linux has for a page without
-access, which then is not present: no present entry of Linux has it, and it never gets to the TLB.
+A accessed, F frozen, and Sp, Linux's special: software's. The TLB (PTEL) takes the rest: P present (V in the manual), U
+of the user and W writable (together PR), C cached, Wt write-through, D dirty, without which a first write traps, and
+Sh for every address space: G. Whoever can reach a page can read and execute it. F is the bit that Linux has for a page
+without access, which then is not present: no present entry of Linux has it, and it does not get to the TLB.
 
-sz1 and sz0 say how large a page is of which the entry is a part: 1 for 4 KiB, written here, 2 for 64 KiB, 3 for 1 MiB and 0 for
-1 KiB. Space is for PCMCIA. These bits are not looked at.
+sz1 and sz0 say how large a page the entry is a part of: 1 is 4 KiB, which is written here, 2 is 64 KiB, 3 is 1 MiB and
+0 is 1 KiB. Space is for PCMCIA. Neither is looked at.
 
 Tables are named by virtual addresses in P1, on all 512 MiB of physical addresses, cached. Software's entries are
 Linux's swap entries:

@@ -526,7 +526,10 @@ cdef int format_read(Format *format, object arch) except -1:
 
 cdef bint is_odd(const LevelFormat *level) noexcept nogil:
     """Whether a walk has to look for more than one kind of index, of address, and of entries that name no table."""
-    return level.high_mask or level.region_mask or level.address_shift >= 32 or level.empty & level.table_mask == level.table_value
+    return (
+        level.high_mask or level.region_mask or level.address_shift >= 32
+        or level.empty & level.table_mask == level.table_value
+    )
 
 
 cdef int level_read(LevelFormat *level, object description, bint is_native) except -1:
