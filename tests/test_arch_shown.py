@@ -49,11 +49,14 @@ def test_every_bit_of_a_word_is_in_one_field(arch: Arch) -> None:
 
 
 def test_the_indices_and_the_offset_of_an_address(arch: Arch) -> None:
-    fields = {field.name: field for field in address_fields(arch)}
-    assert fields["offset"].width == arch.page_shift
+    fields = address_fields(arch)
+    assert [field.width for field in fields if field.name == "offset"] == [arch.page_shift]
     for number in range(1, arch.levels + 1):
         level = arch.level(number)
-        assert (fields[f"level {number}"].low, fields[f"level {number}"].width) == (level.shift, level.bits)
+        *regions, index = [field for field in fields if field.name == f"level {number}"]
+        assert index.low == level.shift
+        assert index.width + sum(field.width for field in regions) == level.bits
+        assert [field.high for field in regions] == ([63] if number == arch.levels and arch.region_bits else [])
 
 
 def test_a_leaf_is_drawn_as_it_is_encoded(arch: Arch) -> None:
@@ -98,11 +101,14 @@ def test_an_entry_for_a_table_is_drawn_as_the_core_writes_it(arch: Arch) -> None
 
 
 def test_software_s_entry_is_drawn_as_it_is_encoded(arch: Arch) -> None:
-    fields = {field.name.partition(",")[0]: field for field in soft_fields(arch, 1)}
+
+    def drawn(name: str) -> int:
+        return mask([field for field in soft_fields(arch, 1) if field.name.partition(",")[0] == name], Part.SOFTWARE)
+
     one = arch.encode_soft(1, 1)
-    assert arch.encode_soft(arch.soft_types - 2, 1) ^ one == mask([fields["type"]], Part.SOFTWARE)
-    assert arch.encode_soft(1, arch.soft_offsets - 2) ^ one == mask([fields["offset"]], Part.SOFTWARE)
-    assert arch.encode_soft(1, 1, exclusive=True) ^ one == mask([fields["E"]], Part.SOFTWARE)
+    assert arch.encode_soft(arch.soft_types - 2, 1) ^ one == drawn("type")
+    assert arch.encode_soft(1, arch.soft_offsets - 2) ^ one == drawn("offset")
+    assert arch.encode_soft(1, 1, exclusive=True) ^ one == drawn("E")
 
 
 def test_there_is_no_ruler_of_what_a_format_lacks() -> None:

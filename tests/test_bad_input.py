@@ -195,9 +195,9 @@ def test_a_range_is_not_empty(pt, call):
 @EACH_RANGE
 @ALL
 def test_a_range_ends_inside(pt, call):
-    """Neither in the hole between the halves, nor beyond the last address, nor past 2**64 and round."""
+    """Neither in the hole between the halves or regions, nor beyond the last address, nor past 2**64 and round."""
     page = pt.arch.page_sizes[0]
-    half = 1 << pt.arch.va_bits - (1 if pt.arch.sign_extended else 0)
+    half = 1 << pt.arch.va_bits - (pt.arch.region_bits or pt.arch.sign_extended)
     ranges = [(0, half + page), (half - page, 2 * page), (page, half), (page, (1 << 64) - page), (0, (1 << 64) - page)]
     if pt.arch.sign_extended:
         upper = (1 << 64) - half
@@ -453,9 +453,9 @@ def bad_leaf(arch: ptl.arch.Arch) -> int | None:
 
 def is_settable(arch: ptl.arch.Arch, level: int, raw: int) -> bool:
     """Whether anybody may store this entry by hand on a level: leaves and software's, and on level 1 empty ones."""
-    entry = arch.decode(raw, level)
     if arch.level(level).leaf is None:
         return False
+    entry = arch.decode(raw, level)
     return not entry.frozen and (entry.state in (State.HUGE, State.SOFT) or (level == 1 and entry.state is State.EMPTY))
 
 

@@ -176,11 +176,10 @@ SIGN_EXTENDED = [name for name in ptl.arch.names() if ptl.arch.get(name).sign_ex
 
 
 def halves(arch: ptl.arch.Arch) -> list[tuple[int, int]]:
-    """The canonical ranges as (first address, end)."""
-    if not arch.sign_extended:
-        return [(0, 1 << arch.va_bits)]
-    half = 1 << arch.va_bits - 1
-    return [(0, half), ((1 << 64) - half, 1 << 64)]
+    """The runs of addresses that no range leaves, halves or regions or all of them, as (first address, end)."""
+    length = 1 << arch.va_bits - (arch.region_bits or arch.sign_extended)
+    firsts = [arch.canonical(number) for number in range(0, 1 << arch.va_bits, length)]
+    return [(first, first + length) for first in firsts]
 
 
 @pytest.mark.parametrize("name", ptl.arch.names())

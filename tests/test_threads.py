@@ -378,7 +378,7 @@ def test_collapse_by_copy_carries_the_contents(arch: str) -> None:
     frames = ptl.Frames(max(8 * span, 1 << 20), domain=domain)
     pt = ptl.PageTable(arch, frames=frames)
     contents = [index.to_bytes(4, "little") * (page // 4) for index in range(span // page)]
-    scattered = [frames.alloc() for _ in contents]
+    scattered = [frames.alloc(page) for _ in contents]
     for index in range(0, len(scattered) - 1, 2):  # so that no two neighbours are neighbours in memory
         scattered[index], scattered[index + 1] = scattered[index + 1], scattered[index]
     for index, (pa, content) in enumerate(zip(scattered, contents, strict=True)):

@@ -218,6 +218,17 @@ def legend(arch: Arch) -> dict[str, str]:
     return words | {"F": "frozen: a change of the table is under way", "E": "exclusive: no other table has the page"}
 
 
+def entry_sizes(arch: Arch) -> str:
+    """How many bytes entries have: those for pages, and then others if there are.
+
+    >>> import ptl.arch
+    >>> from ptl.arch.bits import entry_sizes
+    >>> entry_sizes(ptl.arch.get("parisc")), entry_sizes(ptl.arch.get("parisc64"))
+    ('4', '8 and 4')
+    """
+    return " and ".join(dict.fromkeys(str(level.word.bytes) for level in arch.layout))
+
+
 def size(byte_count: int) -> str:
     """Bytes in the largest binary unit that leaves a whole number.
 

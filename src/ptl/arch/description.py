@@ -23,7 +23,7 @@ decode single entries in plain Python: two readers of one text, compared by the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from ptl._core import AddressError, FormatError, State
@@ -142,7 +142,7 @@ class Soft:
     type_mask: int
     """Bits that follow one another."""
     offset_mask: int
-    """Bits that follow one another."""
+    """Bits that follow one another, but in a format without huge leaves: there they may have a gap."""
     exclusive: int
     """One bit that belongs to neither: no other table has the page."""
     base: int = 0
@@ -157,8 +157,8 @@ class Soft:
 
     def put(self, type: int, offset: int, exclusive: bool) -> int:
         """The entry that keeps these."""
-        stored = offset << _shift(self.offset_mask) ^ self.flip
-        return self.base | type << _shift(self.type_mask) | stored | (self.exclusive if exclusive else 0)
+        stored = _scattered(offset, self.offset_mask) ^ self.flip
+        return self.base | _scattered(type, self.type_mask) | stored | (self.exclusive if exclusive else 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -479,14 +479,12 @@ class Arch:
     @property
     def soft_types(self) -> int:
         """How many types software's entries can have."""
-        mask = self.layout[0].word.soft.type_mask
-        return (mask >> _shift(mask)) + 1
+        return 1 << self.layout[0].word.soft.type_mask.bit_count()
 
     @property
     def soft_offsets(self) -> int:
         """How many offsets software's entries can have."""
-        mask = self.layout[0].word.soft.offset_mask
-        return (mask >> _shift(mask)) + 1
+        return 1 << self.layout[0].word.soft.offset_mask.bit_count()
 
     def encode_soft(self, type: int, offset: int, level: int = 1, *, exclusive: bool = False) -> int:
         """The entry, for a level that has leaves, that keeps a type and an offset while nothing is present.
@@ -525,8 +523,8 @@ class Arch:
             raise FormatError(f"entry {raw:#x} of {self.name} is {state.name} on level {level}, not SOFT")
         soft = geometry.word.soft
         return SoftEntry(
-            (raw & soft.type_mask) >> _shift(soft.type_mask),
-            ((raw ^ soft.flip) & soft.offset_mask) >> _shift(soft.offset_mask),
+            _gathered(raw, soft.type_mask),
+            _gathered(raw ^ soft.flip, soft.offset_mask),
             bool(raw & soft.exclusive),
         )
 
@@ -547,6 +545,28 @@ def _shifted(bits: int, left: int) -> int:
     return bits << left if left >= 0 else bits >> -left
 
 
-def _shift(mask: int) -> int:
-    """The number of the lowest bit of a mask."""
-    return (mask & -mask).bit_length() - 1
+def _pieces(mask: int) -> Iterator[tuple[int, int]]:
+    """The runs of bits in a mask, lowest first: each one's lowest bit, by number, and how many there are."""
+    while mask:
+        low = (mask & -mask).bit_length() - 1
+        width = (~(mask >> low) & (mask >> low) + 1).bit_length() - 1
+        yield low, width
+        mask &= -1 << low + width
+
+
+def _scattered(number: int, mask: int) -> int:
+    """The bits of a number, lowest first, in the places that the mask has."""
+    raw = 0
+    for low, width in _pieces(mask):
+        raw |= (number & (1 << width) - 1) << low
+        number >>= width
+    return raw
+
+
+def _gathered(raw: int, mask: int) -> int:
+    """The number whose bits lie in the places that the mask has: the inverse of `_scattered`."""
+    number = place = 0
+    for low, width in _pieces(mask):
+        number |= (raw >> low & (1 << width) - 1) << place
+        place += width
+    return number

@@ -512,6 +512,8 @@ cdef int format_read(Format *format, object arch) except -1:
         level_read(level, description, arch.byte_order == sys.byteorder)
         level.number = number
         level.attributes = &format.attributes[<uint32_t> known.index(word.attributes)]
+        if number > 1 and level.has_leaf and (has_gap(format.level[1].soft_mask) or has_gap(level.soft_mask)):
+            raise FormatError(f"{arch.name}: software's offset must be in one piece where huge leaves are split")
     if format.region_bits:
         level = &format.level[format.levels]
         level.index_mask >>= format.region_bits
@@ -522,6 +524,11 @@ cdef int format_read(Format *format, object arch) except -1:
         if format.level[number].shape != format.shape or is_odd(&format.level[number]):
             format.shape = MIXED
     return 0
+
+
+cdef inline bint has_gap(uint64_t mask) noexcept nogil:
+    """Whether the bits do not follow one another."""
+    return mask & mask + (mask & -mask) != 0
 
 
 cdef bint is_odd(const LevelFormat *level) noexcept nogil:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ptl.arch import Arch
-from ptl.arch.bits import BitField, Part, legend, rulers, size
+from ptl.arch.bits import BitField, Part, entry_sizes, legend, rulers, size
 
 BIT = 16
 """The width of a bit, in pixels, as the next ones."""
@@ -57,6 +57,7 @@ def render(arch: Arch) -> str:
     return environment.get_template("arch_svg.svg.j2").render(
         arch=arch,
         pages=", ".join(map(size, arch.page_sizes)),
+        entry_sizes=entry_sizes(arch),
         rows=rows,
         parts=[(part.value, COLOURS[part]) for part in Part if part in used],
         legend="   ".join(f"{name} {word.partition(':')[0]}" for name, word in legend(arch).items()),

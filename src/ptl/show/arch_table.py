@@ -13,7 +13,7 @@ from rich import box
 from rich.table import Table
 
 from ptl.arch import Arch
-from ptl.arch.bits import BitField, legend, rulers, size
+from ptl.arch.bits import BitField, entry_sizes, legend, rulers, size
 
 
 def facts(arch: Arch) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def text(arch: Arch, width: int) -> str:
 def _lines(arch: Arch, width: int) -> Iterator[str]:
     yield f"{arch.name}: {arch.title}"
     yield f"{arch.levels} levels, walked by {arch.walker}; pages of {', '.join(map(size, arch.page_sizes))}"
-    yield f"entries of {arch.entry_bytes} bytes, {arch.byte_order} endian; verified by {_judges(arch)}"
+    yield f"entries of {entry_sizes(arch)} bytes, {arch.byte_order} endian; verified by {_judges(arch)}"
     yield f"source: {arch.source}"
     for ruler in rulers(arch):
         yield ""
