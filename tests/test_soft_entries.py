@@ -138,13 +138,7 @@ def test_what_would_be_an_empty_entry_is_refused(arch):
         return
     refusal = f"type 0 with offset {entry.offset:#x} is what .* has for an empty entry"
     for level in leaf_levels(arch):  # and what splits into one
-<<<<<<< HEAD
-        with pytest.raises(
-            FormatError, match=f"type 0 with offset {entry.offset:#x} is what .* has for an empty entry"
-        ):
-=======
         with pytest.raises(FormatError, match=refusal):
->>>>>>> c24ebc3 (mips judged: an emulated core executes a handler that refills its TLB from ptl's tables, and the TLB decides)
             encode(arch, entry, level)
         assert arch.encode_soft(0, entry.offset, level, exclusive=True)
 

@@ -97,15 +97,7 @@ EXAMPLES: dict[str, list[tuple[int, int, Entry]]] = {
     "sh": [
         (1, 0x0C12_3578, leaf(0xC12_3000, "rwxua")),  # PAGE_SHARED: accessed, present, user, RW, 4 KiB, cachable
         (1, 0x0C12_3558, leaf(0xC12_3000, "rxua")),  # PAGE_READONLY
-<<<<<<< HEAD
-        (
-            1,
-            0x0C12_353E,
-            leaf(0xC12_3000, "rwxgad"),
-        ),  # PAGE_KERNEL: accessed, present, RW, 4 KiB, cachable, dirty, shared
-=======
         (1, 0x0C12_353E, leaf(0xC12_3000, "rwxgad")),  # PAGE_KERNEL: and dirty, shared; not the user's
->>>>>>> c24ebc3 (mips judged: an emulated core executes a handler that refills its TLB from ptl's tables, and the TLB decides)
         (1, 0x0C12_373E, leaf(0xC12_3000, "rwxgad", frozen=True)),
         (1, 0x0C12_3618, BAD),  # PAGE_NONE
         (1, 0, EMPTY),
@@ -115,15 +107,7 @@ EXAMPLES: dict[str, list[tuple[int, int, Entry]]] = {
         (2, 0, EMPTY),
     ],
     "xtensa": [
-<<<<<<< HEAD
-        (
-            1,
-            0x1234_51D6,
-            leaf(0x1234_5000, "rwuad"),
-        ),  # accessed, dirty, writable, user, write-back, writable by hardware
-=======
         (1, 0x1234_51D6, leaf(0x1234_5000, "rwuad")),  # accessed, dirty, writable, user, write-back, HW write
->>>>>>> c24ebc3 (mips judged: an emulated core executes a handler that refills its TLB from ptl's tables, and the TLB decides)
         (1, 0x1234_5154, leaf(0x1234_5000, "rwua")),  # PAGE_SHARED, which traps the first write
         (1, 0x1234_5115, leaf(0x1234_5000, "rxua")),  # PAGE_READONLY_EXEC
         (1, 0x1234_5107, leaf(0x1234_5000, "rwxa")),  # PAGE_KERNEL_EXEC
