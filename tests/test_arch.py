@@ -24,7 +24,7 @@ from ptl.arch import FLAGS, Arch, Choice, Entry
 from reference import Reference, contents, software_entry
 
 DOMAIN = ptl.EpochDomain()
-DEPENDENT = {"mips32", "powerpc_radix_4k", "powerpc_radix_64k", "sparc32"}
+DEPENDENT = {"ia64", "mips32", "powerpc_8xx", "powerpc_radix_4k", "powerpc_radix_64k", "sparc32"}
 """Where an attribute cannot be had without another."""
 NAMES = [*ptl.arch.names(), *MADE_UP]
 EACH = pytest.mark.parametrize("arch", [architecture(name) for name in NAMES], ids=NAMES)

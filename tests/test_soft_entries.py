@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -96,16 +97,31 @@ def test_two_software_entries_differ_in_their_bits(arch, data):
     assert (encode(arch, one) == encode(arch, other)) is (one == other)
 
 
+def is_one_piece(mask: int) -> bool:
+    """Whether the bits follow one another."""
+    return mask.bit_count() == (mask // (mask & -mask)).bit_length()
+
+
 @EACH
 def test_types_and_offsets_are_as_many_as_their_bits(arch):
     for level in leaf_levels(arch):
         soft = arch.level(level).word.soft
-        for mask in (soft.type_mask, soft.offset_mask):
-            lowest = mask & -mask
-            assert mask.bit_count() == (mask // lowest).bit_length()  # one run of bits
+        assert is_one_piece(soft.type_mask)
+        assert is_one_piece(soft.offset_mask) or len(leaf_levels(arch)) == 1
         assert soft.exclusive.bit_count() == 1
         assert arch.soft_types == 1 << soft.type_mask.bit_count() > 1
         assert arch.soft_offsets == 1 << soft.offset_mask.bit_count() > 1
+
+
+def test_an_offset_with_a_gap_is_refused_where_huge_leaves_are_split():
+    """An offset is counted up there, page by page."""
+    tiny = ptl.arch.get("tiny")
+    soft = replace(tiny.level(1).word.soft, offset_mask=0b11 << 5 | 0b11 << 8)
+    gap = replace(tiny.level(1).word, soft=soft)
+    for levels in ({0}, {1}, {0, 1, 2}):
+        layout = tuple(replace(level, word=gap) if i in levels else level for i, level in enumerate(tiny.layout))
+        with pytest.raises(FormatError, match="must be in one piece where huge leaves are split"):
+            ptl.PageTable(replace(tiny, layout=layout))
 
 
 @EACH
@@ -184,6 +200,10 @@ def linux_arm64(kind: int, offset: int) -> int:
     return kind << 6 | offset << 12
 
 
+def linux_ia64(kind: int, offset: int) -> int:
+    return kind << 1 | offset << 8
+
+
 def linux_m68k(kind: int, offset: int) -> int:
     return kind << 4 | offset << 12
 
@@ -208,8 +228,16 @@ def linux_mips64(kind: int, offset: int) -> int:
     return kind << 16 | offset << 24
 
 
+def linux_parisc(kind: int, offset: int) -> int:
+    return kind | (offset & 0b111) << 5 | offset >> 3 << 10
+
+
 def linux_powerpc(kind: int, offset: int) -> int:
     return 1 << 62 | kind | offset << 12
+
+
+def linux_powerpc_8xx(kind: int, offset: int) -> int:
+    return kind << 3 | offset << 8
 
 
 def linux_riscv(kind: int, offset: int) -> int:
@@ -224,6 +252,10 @@ def linux_sparc32(kind: int, offset: int) -> int:
     return kind << 7 | offset << 12
 
 
+def linux_sparc64(kind: int, offset: int) -> int:
+    return kind << 13 | offset << 21
+
+
 def linux_s390(kind: int, offset: int) -> int:
     return 0x600 | kind << 2 | offset << 12
 
@@ -234,35 +266,45 @@ def linux_xtensa(kind: int, offset: int) -> int:
 
 LINUX = {
     **dict.fromkeys(("arm", "arm_lpae"), linux_arm),
+    "ia64": linux_ia64,
     "m68k": linux_m68k,
     "m68k_coldfire": linux_m68k_coldfire,
     "m68k_sun3": linux_m68k_sun3,
     "microblaze": linux_microblaze,
     "mips32": linux_mips32,
     "mips64": linux_mips64,
+    "parisc": linux_parisc,
+    "parisc64": linux_parisc,
     "s390": linux_s390,
     "sh": linux_sh,
     "sparc32": linux_sparc32,
     "xtensa": linux_xtensa,
     **dict.fromkeys(("arm64_4k", "arm64_4k_va39", "arm64_4k_va52", "arm64_16k", "arm64_64k"), linux_arm64),
     **dict.fromkeys(("powerpc_radix_4k", "powerpc_radix_64k"), linux_powerpc),
+    "powerpc_8xx": linux_powerpc_8xx,
+    "sparc64": linux_sparc64,
     **dict.fromkeys(("x86_64", "x86_64_la57", "i386_pae"), linux_x86),  # PAE: the same here, and not Linux's
     **dict.fromkeys(("riscv_sv32", "riscv_sv39", "riscv_sv48", "riscv_sv57"), linux_riscv),
 }
 EXCLUSIVE = {
     **dict.fromkeys(("arm", "arm_lpae"), 1 << 7),
+    "ia64": 1 << 7,
     "m68k": 1 << 11,
     "m68k_coldfire": 1 << 7,
     "m68k_sun3": 1 << 6,
     "microblaze": 1 << 7,
     "mips32": 1 << 1,
     "mips64": 1 << 23,
+    "parisc": 1 << 8,
+    "parisc64": 1 << 8,
     "s390": 1 << 11,
     "sh": 1 << 6,
     "sparc32": 1 << 6,
     "xtensa": 1 << 1,
     **dict.fromkeys(("arm64_4k", "arm64_4k_va39", "arm64_4k_va52", "arm64_16k", "arm64_64k"), 1 << 2),
     **dict.fromkeys(("powerpc_radix_4k", "powerpc_radix_64k"), 1 << 5),
+    "powerpc_8xx": 1 << 2,
+    "sparc64": 1 << 20,
     **dict.fromkeys(("x86_64", "x86_64_la57"), 1 << 3),
     **dict.fromkeys(("riscv_sv32", "riscv_sv39", "riscv_sv48", "riscv_sv57"), 1 << 6),
 }

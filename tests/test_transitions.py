@@ -23,7 +23,7 @@ HUGE, GIANT = 0x4000, 0x1_0000
 """The sizes of tiny's larger leaves."""
 FORMATS = (
     *("tiny", "x86_64", "x86_64_la57", "i386", "i386_pae", "riscv_sv39", "riscv_sv57"),
-    *("arm_lpae", "arm64_4k", "arm64_4k_va52", "powerpc_radix_4k", "s390", "sparc32", "mips64"),
+    *("arm_lpae", "arm64_4k", "arm64_4k_va52", "powerpc_radix_4k", "s390", "sparc32", "mips64", "sparc64"),
 )
 
 
@@ -149,9 +149,9 @@ def test_flags_that_are_given_need_not_agree(own: str, given: str) -> None:
 @pytest.mark.parametrize("arch", FORMATS)
 def test_flags_are_given_in_place_too(arch: str) -> None:
     pt = ptl.PageTable(arch)
-    span = pt.arch.level(2).span
-    pt.map(0, span, span, "rw", page_size=PAGE)
-    pt.protect(PAGE, PAGE, "rx")
+    page, span = pt.arch.page_sizes[0], pt.arch.level(2).span
+    pt.map(0, span, span, "rw", page_size=page)
+    pt.protect(page, page, "rx")
     assert pt.collapse(0) is Outcome.MIXED_FLAGS
     assert pt.collapse(0, flags="rwxd") is Outcome.DONE
     assert flags_of(pt, 5) == set(pt.arch.attributes("rwxd"))
@@ -309,7 +309,7 @@ def test_nothing_is_mapped_where_a_huge_page_has_left(arch: str, size: int) -> N
     assert pt.retract(va, level=page.level) is Outcome.IS_SOFT
     assert pt.collapse(va, level=page.level) is Outcome.IS_SOFT
     assert pt.protect(va, size, "r") == 0
-    assert pt.protect(va, PAGE, "r") == 0
+    assert pt.protect(va, page.arch.page_sizes[0], "r") == 0
     with pytest.raises(ptl.AlreadyMapped, match="SOFT"):
         pt.map(va, 0)
     with pytest.raises(ptl.AlreadyMapped, match="SOFT"):
@@ -318,16 +318,17 @@ def test_nothing_is_mapped_where_a_huge_page_has_left(arch: str, size: int) -> N
     pt.check()
 
 
-@pytest.mark.parametrize(("arch", "size", "into"), [case for case in SPLITS if case[1] > PAGE])
+@pytest.mark.parametrize(("arch", "size", "into"), [case for case in SPLITS if case[:2] in HUGE_SIZES])
 def test_software_s_entry_is_split_with_offsets_counted(arch: str, size: int, into: int | None) -> None:
     """As the kernel splits a huge migration entry: each smaller one says which of the pages it stands for."""
     page = Migrating(arch, size)
     page.leave()
     target = into or max(smaller for smaller in page.arch.page_sizes if smaller < size)
+    smallest = page.arch.page_sizes[0]
     assert page.pt.split(page.va + size // 2, into) is Outcome.DONE
-    for offset in (0, target, size // 2, size - PAGE):
+    for offset in (0, target, size // 2, size - smallest):
         assert page.span(page.va + offset) == target
-        assert page.offset(page.va + offset) == 0x300 + (offset - offset % target) // PAGE
+        assert page.offset(page.va + offset) == 0x300 + (offset - offset % target) // smallest
     page.pt.check()
     assert page.pt.unmap(page.va, size) == size
     page.pt.check()
@@ -340,8 +341,8 @@ def test_a_part_of_a_huge_page_that_has_left(arch: str, size: int) -> None:
     for cut in ("unmap", "map", "map the largest"):
         page = Migrating(arch, size)
         page.leave()
-        smaller = max(other for other in page.arch.page_sizes if other < size)
-        length = smaller if cut == "map the largest" else PAGE
+        smaller, smallest = max(other for other in page.arch.page_sizes if other < size), page.arch.page_sizes[0]
+        length = smaller if cut == "map the largest" else smallest
         if cut == "unmap":
             assert page.pt.unmap(page.va + smaller, length) == length
             assert page.pt.walk(page.va + smaller).steps[-1].state is State.EMPTY
@@ -350,8 +351,8 @@ def test_a_part_of_a_huge_page_that_has_left(arch: str, size: int) -> None:
             assert page.pt.lookup(page.va + smaller).pa == 4 * size
             assert page.pt.lookup(page.va + smaller).size == length
         assert page.offset(page.va) == 0x300
-        last = page.span(page.va + size - PAGE)
-        assert page.offset(page.va + size - last) == 0x300 + (size - last) // PAGE
+        last = page.span(page.va + size - smallest)
+        assert page.offset(page.va + size - last) == 0x300 + (size - last) // smallest
         page.pt.check()
 
 

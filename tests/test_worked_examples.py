@@ -12,6 +12,7 @@ import ptl
 from ptl import State
 from ptl.arch import Entry
 from test_worked_examples_swa import EXAMPLES as SOFTWARE_EXAMPLES
+from test_worked_examples_swb import EXAMPLES as MORE_SOFTWARE_EXAMPLES
 
 
 def leaf(pa: int, flags: str, frozen: bool = False) -> Entry:
@@ -154,7 +155,7 @@ CASES = [
 
 
 def test_every_format_of_a_machine_has_examples():
-    assert {*EXAMPLES, *SOFTWARE_EXAMPLES, "tiny"} == {*ptl.arch.names()}
+    assert {*EXAMPLES, *SOFTWARE_EXAMPLES, *MORE_SOFTWARE_EXAMPLES, "tiny"} == {*ptl.arch.names()}
 
 
 @pytest.mark.parametrize(("arch", "level", "raw", "meaning"), CASES)
