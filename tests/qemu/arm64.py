@@ -61,7 +61,6 @@ class Arm64(Core):
 
     permits = arm_cpu.Arm64.permits
     goes_on = arm_cpu.Arm64.goes_on
-    judged = arm_cpu.Arm64.judged
 
     def unjudged(self, level: int, *, leaf: bool) -> int:
         user, user_no_execute, kernel_no_execute = 1 << 6, 1 << 54, 1 << 53
@@ -71,6 +70,10 @@ class Arm64(Core):
         if self.arch.level(level).leaf is None:
             bits |= 1 << 0 if leaf else 1 << 1
         return bits
+
+    def judged(self, level: int, raw: int) -> int:
+        nobody_executes = 0b11 << 53
+        return super().judged(level, raw) | nobody_executes
 
     @classmethod
     def set_up(cls, emulator: Emulator, pt: ptl.PageTable) -> tuple[int, ptl.PageTable]:

@@ -72,7 +72,7 @@ class Core(Judge, Cpu):
         """Where this access to an address goes; as on hardware it may set accessed and dirty."""
         if not self._reach(va, access):
             return FAULT
-        pa = self._physical(va)
+        pa = self.physical(va)
         if pa is None:
             raise EmulatorError(f"{self} may {access.name} {va:#x}, which the monitor cannot translate")
         return pa
@@ -85,6 +85,10 @@ class Core(Judge, Cpu):
         """Let the CPU write a byte there; False when it faults."""
         self.stub.write(**{self.value_register: byte})
         return self._reach(va, Access.WRITE)
+
+    def physical(self, va: int) -> int | None:
+        """Where the monitor says that an address leads; None for nowhere."""
+        return self.emulator.physical(va)
 
     def flush(self) -> None:
         """Forget every translation, before the next access."""
@@ -111,7 +115,3 @@ class Core(Judge, Cpu):
     @abstractmethod
     def _flush(self) -> None:
         """Execute what flushes the TLB."""
-
-    def _physical(self, va: int) -> int | None:
-        """Where the address leads in this mode."""
-        return self.emulator.physical(va)

@@ -46,7 +46,7 @@ def missing(arch: str) -> str:
 class Machine(machine.Machine):
     """A page table in the RAM of a paused emulator, whose one CPU is a core for each mode; `close` ends it."""
 
-    FEWER = 7  # an access takes some hundred microseconds
+    FEWER = 13  # an access takes some hundred microseconds
 
     def __init__(self, arch: str) -> None:
         cpu = cpu_of(arch)
@@ -63,6 +63,10 @@ class Machine(machine.Machine):
         except BaseException:
             self.close()
             raise
+
+    def physical(self, va: int) -> int | None:
+        """Where the monitor says that an address leads; None for nowhere."""
+        return self.cores[0].physical(va) if self.cores else self.emulator.physical(va)
 
     def close(self) -> None:
         """End the emulator. The table and its frames stay."""

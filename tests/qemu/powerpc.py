@@ -95,10 +95,7 @@ class Power(Core):
     def _use(self, va: int, access: Access) -> bool:
         if access is Access.EXECUTE:
             self.stub.step(msr=self._msr, pc=va & ~0b11)
-            if self.stub.read("pc") in self.FETCH_FAULTS:
-                return False
-            self.stub.write(msr=self._msr)  # whatever was there, it may have changed it
-            return True
+            return self.stub.read("pc") not in self.FETCH_FAULTS
         pc = self.CODE + (self.LOAD if access is Access.READ else self.STORE)
         self.stub.step(msr=self._msr, r4=va, pc=pc)
         reached = self.stub.read("pc")
@@ -107,6 +104,10 @@ class Power(Core):
         if reached not in (pc + 4, self.MACHINE_CHECK):
             raise EmulatorError(f"{self} to {access.name} {va:#x} went to {reached:#x}")
         return True
+
+    def physical(self, va: int) -> int | None:
+        self.stub.write(msr=self._msr)  # the monitor asks in the mode that the CPU is in
+        return super().physical(va)
 
     def _flush(self) -> None:
         self.stub.step(msr=self._msr & ~self.MSR_PR, pc=self.CODE + self.FLUSH)

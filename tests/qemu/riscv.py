@@ -30,7 +30,7 @@ class Riscv(Core):
         0x12000073,  # sfence.vma
     )
     CODE, VECTOR = 0x3F5_5000, 0x3F5_5400
-    """Below the frames, where no test maps anything: QEMU keeps what M mode fetches and what MPRV reaches in one TLB."""
+    """Below the frames, where no test maps anything: what M mode fetches and what MPRV reaches share QEMU's TLB."""
 
     M, S, U = 3, 1, 0
     MPRV, SUM, MXR, MPP_SHIFT = 1 << 17, 1 << 18, 1 << 19, 11
@@ -67,9 +67,9 @@ class Riscv(Core):
             raise EmulatorError(f"{self} to {access.name} {va:#x} ended with cause {cause}")
         return cause != self.PAGE_FAULT[access]
 
-    def _physical(self, va: int) -> int | None:
+    def physical(self, va: int) -> int | None:
         self.stub.write(mstatus=self.SUM | self.MXR, priv=self.S)  # may read whatever is mapped
-        return super()._physical(va)
+        return super().physical(va)
 
     def _flush(self) -> None:
         self.stub.step(priv=self.M, mstatus=0, pc=self.CODE + self.FLUSH)

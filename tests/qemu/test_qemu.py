@@ -22,10 +22,13 @@ from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
+from machine import RAM
 from mmu import FAULT, Mode
 from test_unicorn import (  # noqa: F401
     REGION,
     REGIONS,
+    by_lookup,
+    has_address,
     leaves_of,
     map_at_random,
     test_every_bit_of_an_entry_by_itself,
@@ -88,6 +91,23 @@ def test_loads_and_stores_reach_the_frame_and_the_tlb_is_believed_until_it_is_fl
     core.flush()
     assert core.load(va) is FAULT
     assert not core.store(va, 0x44)
+
+
+# -- where the monitor says that addresses lead -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted({*CORES, *LISTED}))
+def test_thousands_of_mappings_lead_where_ptl_says(name):
+    """Leaves of every size, all over the address space: a place in each, and the first address behind each."""
+    rng = random.Random(6)
+    with closing(machine_of(name)) as machine:
+        count = min(1500, RAM // (machine.arch.levels * machine.arch.table_bytes(2)))
+        runs = map_at_random(machine, rng, count)
+        assert len(runs) > count // 2
+        places = [place for va, length in runs for place in (va + rng.randrange(length), va + length)]
+        for va, pa, _ in by_lookup(machine.pt, (va for va in places if has_address(machine.arch, va))):
+            assert machine.physical(va) == pa, f"{va:#x}: {machine.pt.walk(va)}"
+            probes[name] += 1
 
 
 # -- what the monitor lists -------------------------------------------------------------------------------------------
