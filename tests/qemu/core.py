@@ -16,12 +16,13 @@ from __future__ import annotations
 import mmap
 from abc import ABC, abstractmethod
 from collections import Counter
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from mmu import FAULT, Access, Fault, Judge, Mode, Verdict
 
 import ptl
 from qemu.emulator import Emulator, EmulatorError, versions
+from qemu.gdb import ByteOrder
 
 MIB = 1 << 20
 
@@ -41,8 +42,10 @@ class Cpu(ABC):
     target: ClassVar[str]
     """Which qemu-system it is."""
     arguments: ClassVar[tuple[str, ...]]
-    byte_order: ClassVar[Literal["little", "big"]]
+    byte_order: ClassVar[ByteOrder]
     """In which the stub writes registers, and the CPU reads code."""
+    layout: ClassVar[dict[str, int]] = {}
+    """The bytes of each register, where the stub does not describe them."""
     ram_bytes: ClassVar[int] = 128 * MIB
     """RAM begins at physical address 0."""
     frames_at: ClassVar[int] = 64 * MIB

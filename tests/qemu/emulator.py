@@ -20,9 +20,10 @@ import re
 import socket
 import subprocess
 import tempfile
-from typing import IO, Literal
+from collections.abc import Mapping
+from typing import IO
 
-from qemu.gdb import GdbError, Stub
+from qemu.gdb import BlockStub, ByteOrder, GdbError, Stub
 
 TIMEOUT_SECONDS = 30
 LIFETIME_SECONDS = 600
@@ -38,7 +39,15 @@ class EmulatorError(Exception):
 class Emulator:
     """One paused machine. Its RAM is `ram`; `close` ends it."""
 
-    def __init__(self, target: str, arguments: tuple[str, ...], ram_bytes: int, byte_order: Literal["little", "big"]):
+    def __init__(
+        self,
+        target: str,
+        arguments: tuple[str, ...],
+        ram_bytes: int,
+        byte_order: ByteOrder,
+        layout: Mapping[str, int] | None = None,
+    ) -> None:
+        """`layout` has the registers of a target that does not describe them (BlockStub)."""
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  closed by close()
         block = os.memfd_create("ram")
         os.truncate(block, ram_bytes)
@@ -75,7 +84,7 @@ class Emulator:
             version = self._receive()["QMP"]["version"]["qemu"]
             versions.add(f"{version['major']}.{version['minor']}.{version['micro']}")
             self._command("qmp_capabilities")
-            self.stub = Stub(gdb, byte_order)
+            self.stub = BlockStub(gdb, byte_order, layout) if layout else Stub(gdb, byte_order)
         except (OSError, EmulatorError, GdbError) as error:
             gdb.close()
             self.close()

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 TIMEOUT_SECONDS = 30
+ByteOrder = Literal["little", "big"]
 
 
 class GdbError(Exception):
@@ -25,7 +26,7 @@ class GdbError(Exception):
 class Stub:
     """One connection to a stub. `registers` has the number and the bytes of each register, by name."""
 
-    def __init__(self, connection: socket.socket, byte_order: Literal["little", "big"]) -> None:
+    def __init__(self, connection: socket.socket, byte_order: ByteOrder) -> None:
         self._connection = connection
         self._connection.settimeout(TIMEOUT_SECONDS)
         self._received = b""
@@ -44,28 +45,44 @@ class Stub:
 
     def write(self, **values: int) -> None:
         """Write registers, in that order."""
-        self._exchange([self._write(name, value) for name, value in values.items()])
+        self._exchange(self._writes(values))
 
     def step(self, **values: int) -> None:
         """Write registers, in that order; then execute one instruction, or take the exception that it raises."""
-        *_, stop = self._exchange([*(self._write(name, value) for name, value in values.items()), "s"])
-        if not stop.startswith("T05"):
-            raise GdbError(f"one step ended with {stop!r}")
+        self._go("s", values)
+
+    def stop_at(self, address: int) -> None:
+        """From now on, `run` ends before the instruction at this address."""
+        if (answer := self._ask(f"Z0,{address:x},4")) != "OK":
+            raise GdbError(f"no breakpoint at {address:#x}: {answer}")
+
+    def run(self, **values: int) -> None:
+        """Write registers, in that order; then execute up to one of the instructions of `stop_at`."""
+        self._go("c", values)
 
     def close(self) -> None:
         """Hang up."""
         self._connection.close()
 
-    def _write(self, register: str, value: int) -> str:
-        number, size = self.registers[register]
-        return f"P{number:x}={(value % (1 << 8 * size)).to_bytes(size, self._byte_order).hex()}"
+    def _go(self, how: str, values: Mapping[str, int]) -> None:
+        *_, stop = self._exchange([*self._writes(values), how])
+        if not stop.startswith("T05"):
+            raise GdbError(f"execution ended with {stop!r}")
+
+    def _writes(self, values: Mapping[str, int]) -> list[str]:
+        """The packets that write registers."""
+        return [f"P{self.registers[name][0]:x}={self._bytes(name, value).hex()}" for name, value in values.items()]
+
+    def _bytes(self, register: str, value: int) -> bytes:
+        _, size = self.registers[register]
+        return (value % (1 << 8 * size)).to_bytes(size, self._byte_order)
 
     def _exchange(self, packets: list[str]) -> list[str]:
         """Send packets together; all but the last are register writes, which must end well."""
         self._send(packets)
         answers = [self._receive() for _ in packets]
         for packet, answer in zip(packets, answers, strict=True):
-            if packet.startswith("P") and answer != "OK":
+            if packet[0] in "PG" and answer != "OK":
                 raise GdbError(f"packet {packet!r} was refused with {answer!r}")
         return answers
 
@@ -109,6 +126,36 @@ class Stub:
             if answer[0] == "l":
                 return re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
 
-    def add(self, registers: Mapping[str, tuple[int, int]]) -> None:
-        """Number and bytes of registers that the target does not describe."""
-        self.registers.update(registers)
+
+class BlockStub(Stub):
+    """The stub of a target that does not describe its registers, and reads and writes all of them at once."""
+
+    def __init__(self, connection: socket.socket, byte_order: ByteOrder, layout: Mapping[str, int]) -> None:
+        """`layout` has the bytes of each register, from the first to the last of those that are needed."""
+        super().__init__(connection, byte_order)
+        self._block: bytearray | None = None  # as long as nothing has been executed
+        at = 0
+        for name, size in layout.items():
+            self.registers[name] = at, size
+            at += size
+
+    def read(self, register: str) -> int:
+        """The value of a register."""
+        at, size = self.registers[register]
+        return int.from_bytes(self._registers()[at : at + size], self._byte_order)
+
+    def _registers(self) -> bytearray:
+        if self._block is None:
+            self._block = bytearray.fromhex(self._ask("g"))
+        return self._block
+
+    def _writes(self, values: Mapping[str, int]) -> list[str]:
+        block = self._registers()
+        for name, value in values.items():
+            at, size = self.registers[name]
+            block[at : at + size] = self._bytes(name, value)
+        return ["G" + block.hex()]
+
+    def _go(self, how: str, values: Mapping[str, int]) -> None:
+        super()._go(how, values)
+        self._block = None

@@ -10,6 +10,7 @@ import ptl
 from qemu.arm64 import Arm64
 from qemu.core import Core, Cpu
 from qemu.emulator import Emulator
+from qemu.mips import Mips32
 from qemu.powerpc import Power, Power10
 from qemu.riscv import Riscv, Riscv32
 from qemu.x86 import I386, I386Pae, X86Long
@@ -31,10 +32,13 @@ LISTED: dict[str, type[Cpu]] = {
 }
 """Those whose mappings the monitor lists."""
 
+REFILLED: dict[str, type[Core]] = {"mips32": Mips32}
+"""Those that know no tables: the judge fills the TLB from the entries as the kernel's handler does."""
+
 
 def cpu_of(arch: str) -> type[Cpu]:
     """The CPU that judges an architecture."""
-    return {**LISTED, **CORES}[arch]
+    return {**LISTED, **CORES, **REFILLED}[arch]
 
 
 def missing(arch: str) -> str:
@@ -51,7 +55,7 @@ class Machine(machine.Machine):
     def __init__(self, arch: str) -> None:
         cpu = cpu_of(arch)
         self.pa_bits = ptl.arch.get(arch).pa_bits
-        self.emulator = Emulator(cpu.target, cpu.arguments, cpu.ram_bytes, cpu.byte_order)
+        self.emulator = Emulator(cpu.target, cpu.arguments, cpu.ram_bytes, cpu.byte_order, cpu.layout)
         try:
             ram = memoryview(self.emulator.ram)[cpu.frames_at : cpu.frames_at + machine.RAM]
             self.frames = ptl.Frames(machine.RAM, base=cpu.frames_at, backing=ram)
