@@ -10,6 +10,7 @@ import ptl
 from qemu.arm64 import Arm64
 from qemu.core import Core, Cpu
 from qemu.emulator import Emulator
+from qemu.m68k import M68040
 from qemu.mips import Mips32
 from qemu.powerpc import Power, Power10
 from qemu.riscv import Riscv, Riscv32
@@ -17,6 +18,7 @@ from qemu.x86 import I386, I386Pae, X86Long
 
 CORES: dict[str, type[Core]] = {
     **dict.fromkeys(("arm64_4k", "arm64_4k_va39", "arm64_4k_va52", "arm64_16k", "arm64_64k", "arm64_64k_va52"), Arm64),
+    "m68k": M68040,
     "powerpc_radix_4k": Power,
     "powerpc_radix_64k": Power10,
     "riscv_sv32": Riscv32,
