@@ -46,10 +46,13 @@ class Cpu(ABC):
     """In which the stub writes registers, and the CPU reads code."""
     layout: ClassVar[dict[str, int]] = {}
     """The bytes of each register, where the stub does not describe them."""
-    ram_bytes: ClassVar[int] = 128 * MIB
+    ram_bytes: ClassVar[int] = 160 * MIB
     """RAM begins at physical address 0."""
-    frames_at: ClassVar[int] = 64 * MIB
-    """Where in RAM frames begin. What is below belongs to the board."""
+    has_huge_leaves: ClassVar[bool] = True
+    """Whether it knows the leaves that the format has above level 1."""
+    frames_at: ClassVar[int] = 96 * MIB
+    """Where in RAM frames begin. What is below belongs to the board. No power of two lies among the tables: stores are
+    real, and tests flip single bits of addresses."""
 
     @classmethod
     @abstractmethod

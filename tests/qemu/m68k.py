@@ -1,6 +1,6 @@
 """A 68040 in supervisor state, with one root table for the kernel and the user.
 
-Code, stack and vectors lie in the last RAM, which transparent translation lets the supervisor reach as it is; the judged
+Code, stack and vectors lie in 16 MiB behind the frames, which transparent translation lets the supervisor reach as it is; the judged
 table maps it likewise, so that nothing else is mapped there. Loads and stores of a user are those that the supervisor
 may execute in its place (MOVES). To fetch, the CPU really drops its privilege.
 
@@ -40,7 +40,7 @@ class M68040(Core):
     STORE: ClassVar = {Mode.SUPERVISOR: 4, Mode.USER: 12}
     FLUSH = 16
 
-    OWN, OWN_BYTES = 0x900_0000, 16 * MIB
+    OWN, OWN_BYTES = 0xB00_0000, 16 * MIB
     VECTORS, CODE, BOOT, STACK, HANDLERS = OWN, OWN + 0x1000, OWN + 0x2000, OWN + 0x4000, OWN + 0x5000
     """The handler of vector n would be at HANDLERS + 2 * n; nothing is there."""
     ACCESS_FAULT = 2

@@ -14,6 +14,7 @@ from qemu.m68k import M68040
 from qemu.mips import Mips32
 from qemu.powerpc import Power, Power10
 from qemu.riscv import Riscv, Riscv32
+from qemu.s390 import S390
 from qemu.x86 import I386, I386Pae, X86Long
 
 CORES: dict[str, type[Core]] = {
@@ -23,6 +24,7 @@ CORES: dict[str, type[Core]] = {
     "powerpc_radix_64k": Power10,
     "riscv_sv32": Riscv32,
     **dict.fromkeys(("riscv_sv39", "riscv_sv48", "riscv_sv57"), Riscv),
+    "s390": S390,
 }
 """Those that execute every access."""
 
@@ -61,7 +63,8 @@ class Machine(machine.Machine):
         try:
             ram = memoryview(self.emulator.ram)[cpu.frames_at : cpu.frames_at + machine.RAM]
             self.frames = ptl.Frames(machine.RAM, base=cpu.frames_at, backing=ram)
-            self.pt = ptl.PageTable(arch, frames=self.frames)
+            known = ptl.arch.get(arch) if cpu.has_huge_leaves else machine.without_huge_leaves(ptl.arch.get(arch))
+            self.pt = ptl.PageTable(known, frames=self.frames)
             self.arch = self.pt.arch
             self.shared = cpu.set_up(self.emulator, self.pt)
             modes = cpu.modes if issubclass(cpu, Core) else ()

@@ -34,7 +34,7 @@ class Power(Core):
     arguments = ("-M", "powernv9")
     byte_order = "big"
     ram_bytes = 1024 * MIB  # the least that the board takes without a warning
-    frames_at = 256 * MIB  # above the firmware
+    frames_at = 384 * MIB  # above the firmware
     LOAD, STORE, FLUSH = 0, 4, 8
     value_register = "r3"
     code = (
