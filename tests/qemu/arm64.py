@@ -52,7 +52,7 @@ class Arm64(Core):
     TTBR0, TTBR1, SCTLR = system(3, 0, 2, 0, 0), system(3, 0, 2, 0, 1), system(3, 0, 1, 0, 0)
     ERET = 0xD69F03E0
     GRANULE: ClassVar = {12: 0b00 << 14 | 0b10 << 30, 14: 0b10 << 14 | 0b01 << 30, 16: 0b01 << 14 | 0b11 << 30}
-    TCR_DS, SCTLR_SPAN = 1 << 59, 1 << 23  # 52 bits; no new privileges to withhold on an exception
+    TCR_DS, SCTLR_SPAN = 1 << 59, 1 << 23  # addresses of 52 bits; an exception leaves PAN clear
     EL0, EL1, EL_MASK = 0x3C0, 0x3C5, 0b1100
     VECTORS, FROM_EL1, FROM_EL0 = 0x800, 0x200, 0x400
     FETCH_ABORT_OF_EL0, FETCH_ABORT = 0x20, 0x21
@@ -63,13 +63,8 @@ class Arm64(Core):
     goes_on = arm_cpu.Arm64.goes_on
 
     def unjudged(self, level: int, *, leaf: bool) -> int:
-        user, user_no_execute, kernel_no_execute = 1 << 6, 1 << 54, 1 << 53
-        of_tables = 0b11111 << 59
-        bits = user | user_no_execute | kernel_no_execute if leaf else of_tables
-        bits |= self.arch.level(level).span - (1 << 12) if leaf else 0
-        if self.arch.level(level).leaf is None:
-            bits |= 1 << 0 if leaf else 1 << 1
-        return bits
+        above_44_bits = 0x0000_F000_0000_0000
+        return arm_cpu.Arm64.unjudged(self, level, leaf=leaf) & ~above_44_bits
 
     def judged(self, level: int, raw: int) -> int:
         nobody_executes = 0b11 << 53
@@ -106,7 +101,7 @@ class Arm64(Core):
             stub.step(x0=value, pc=boot)
             boot += 4
         if stub.read("pc") != code_va or stub.read("cpsr") & cls.EL_MASK != cls.EL1 & cls.EL_MASK:
-            raise EmulatorError(f"boot went to {stub.read('pc'):#x}")
+            raise EmulatorError(f"the way to EL1 ended at {stub.read('pc'):#x}")
         return code_va, kernel
 
     def _use(self, va: int, access: Access) -> bool:

@@ -1,11 +1,11 @@
 """A 68040 in supervisor state, with one root table for the kernel and the user.
 
-Code, stack and vectors lie in 16 MiB behind the frames, which transparent translation lets the supervisor reach as it is; the judged
-table maps it likewise, so that nothing else is mapped there. Loads and stores of a user are those that the supervisor
-may execute in its place (MOVES). To fetch, the CPU really drops its privilege.
+Code, stack and vectors lie in 16 MiB behind the frames, which transparent translation lets the supervisor reach as they
+are; the judged table maps them likewise, so that nothing else is mapped there. Loads and stores of a user are those that
+the supervisor may execute in its place (MOVES). To fetch, the CPU really drops its privilege.
 
-An access fault has one vector, and QEMU does not say whether the table or the bus refused. So there is RAM everywhere, of
-which the host gives what is touched.
+An access fault has one vector, and QEMU does not say whether the table or the bus refused. So there is RAM everywhere,
+of which the host gives what is touched.
 """
 
 from __future__ import annotations
@@ -49,18 +49,11 @@ class M68040(Core):
     MOVEC = 0x4E7B_0000
     SFC, DFC, TC, ITT0, DTT0, VBR, URP, SRP = 0x000, 0x001, 0x003, 0x004, 0x006, 0x801, 0x806, 0x807
 
-    permits = m68k_cpu.M68040.permits
-    goes_on = m68k_cpu.M68040.goes_on
-    unjudged = m68k_cpu.M68040.unjudged
-    judged = m68k_cpu.M68040.judged
-    marks_though_it_refuses = m68k_cpu.M68040.marks_though_it_refuses
-    ENABLE = m68k_cpu.M68040.ENABLE
-    KIND, LEAF, INDIRECT, WRITE_PROTECTED = (
-        m68k_cpu.M68040.KIND,
-        m68k_cpu.M68040.LEAF,
-        m68k_cpu.M68040.INDIRECT,
-        m68k_cpu.M68040.WRITE_PROTECTED,
-    )
+    Rules = m68k_cpu.M68040
+    permits, goes_on, unjudged, judged = Rules.permits, Rules.goes_on, Rules.unjudged, Rules.judged
+    marks_though_it_refuses = Rules.marks_though_it_refuses
+    ENABLE, KIND, LEAF, INDIRECT = Rules.ENABLE, Rules.KIND, Rules.LEAF, Rules.INDIRECT
+    WRITE_PROTECTED = Rules.WRITE_PROTECTED
 
     @classmethod
     def set_up(cls, emulator: Emulator, pt: ptl.PageTable) -> None:
@@ -83,7 +76,7 @@ class M68040(Core):
             emulator.stub.step(ps=cls.SUPERVISOR_STATE, d0=value, pc=boot)
             boot += 4
         if emulator.stub.read("pc") != boot:
-            raise EmulatorError(f"boot went to {emulator.stub.read('pc'):#x}")
+            raise EmulatorError(f"the control registers were left at {emulator.stub.read('pc'):#x}")
 
     def _use(self, va: int, access: Access) -> bool:
         if access is Access.EXECUTE:

@@ -12,6 +12,8 @@ What these judges cannot say (`Core.unjudged` has the bits):
 - Memory types: Power fetches nothing from memory of devices.
 - arm64: as for Unicorn, but with all 48 or 52 bits of an address.
 - RISC-V has leaves on every level.
+- s390: as for Unicorn; and a page may lie above Linux's 53 bits of address.
+- m68k: as for Unicorn.
 - `info tlb` shows 50 bits of an address.
 """
 

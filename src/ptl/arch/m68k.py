@@ -74,7 +74,7 @@ M68K = Arch(
     walker="hardware",
     sign_extended=False,
     implied="rx",
-    verified_by=("Unicorn",),
+    verified_by=("Unicorn", "QEMU"),
     layout=(
         Level(
             name="PTE",

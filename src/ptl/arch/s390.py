@@ -129,7 +129,7 @@ S390 = Arch(
     walker="hardware",
     sign_extended=False,
     implied="ru",
-    verified_by=("Unicorn",),
+    verified_by=("Unicorn", "QEMU"),
     layout=(
         Level(
             name="PTE",
