@@ -21,6 +21,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import IO
 
 from qemu.gdb import BlockStub, ByteOrder, GdbError, Stub
@@ -48,7 +49,7 @@ class Emulator:
         layout: Mapping[str, int] | None = None,
     ) -> None:
         """`layout` has the registers of a target that does not describe them (BlockStub)."""
-        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  closed by close()
+        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  closed by _end()
         block = os.memfd_create("ram")
         os.truncate(block, ram_bytes)
         self.ram = mmap.mmap(block, ram_bytes)
@@ -87,8 +88,7 @@ class Emulator:
             self.stub = BlockStub(gdb, byte_order, layout) if layout else Stub(gdb, byte_order)
         except (OSError, EmulatorError, GdbError) as error:
             gdb.close()
-            self.close()
-            raise EmulatorError(f"qemu-system-{target} did not start: {error}\n{self._said}") from error
+            raise EmulatorError(f"qemu-system-{target} did not start: {error}\n{self._end()}") from error
 
     def monitor(self, command: str) -> str:
         """What the human monitor prints for a command."""
@@ -106,19 +106,19 @@ class Emulator:
 
     def close(self) -> None:
         """End the machine, and wait for that."""
-        if hasattr(self, "stub"):
-            self.stub.close()
-        self._lines.close()
+        self.stub.close()
+        self._end()
+
+    def _end(self) -> str:
+        """End the process; what it printed."""
+        with suppress(OSError):  # it may be gone, and what was to be sent with it
+            self._lines.close()
         self._monitor.close()
-        self._process.terminate()
-        try:
-            self._process.wait(TIMEOUT_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._errors.seek(0)
-        self._said = self._errors.read().decode(errors="replace")
-        self._errors.close()
+        self._process.terminate()  # which `timeout` hands on, and insists on
+        self._process.wait(TIMEOUT_SECONDS)
+        with self._errors:
+            self._errors.seek(0)
+            return self._errors.read().decode(errors="replace")
 
     def _command(self, name: str, **arguments: object) -> object:
         self._lines.write(json.dumps({"execute": name, "arguments": arguments}).encode() + b"\n")

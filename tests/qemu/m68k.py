@@ -1,8 +1,8 @@
 """A 68040 in supervisor state, with one root table for the kernel and the user.
 
-Code, stack and vectors lie in 16 MiB behind the frames, which transparent translation lets the supervisor reach as they
-are; the judged table maps them likewise, so that nothing else is mapped there. Loads and stores of a user are those that
-the supervisor may execute in its place (MOVES). To fetch, the CPU really drops its privilege.
+Code, stack and vectors lie in 16 MiB behind the frames, which transparent translation lets the supervisor reach as
+they are; the judged table maps them likewise, so that nothing else is mapped there. Loads and stores of a user are
+those that the supervisor may execute in its place (MOVES). To fetch, the CPU really drops its privilege.
 
 An access fault has one vector, and QEMU does not say whether the table or the bus refused. So there is RAM everywhere,
 of which the host gives what is touched.

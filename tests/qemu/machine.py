@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 
 import machine
@@ -47,6 +48,8 @@ def cpu_of(arch: str) -> type[Cpu]:
 
 def missing(arch: str) -> str:
     """Why there is no such machine here; empty when there is one."""
+    if not hasattr(os, "memfd_create"):
+        return "this system has no memory to share by number (memfd_create)"
     program = f"qemu-system-{cpu_of(arch).target}"
     return "" if shutil.which(program) else f"{program} is not installed"
 
