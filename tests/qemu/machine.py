@@ -12,7 +12,7 @@ from qemu.arm64 import Arm64
 from qemu.core import Core, Cpu
 from qemu.emulator import Emulator
 from qemu.m68k import M68040
-from qemu.mips import Mips32
+from qemu.mips import Mips32, Mips64
 from qemu.powerpc import Power, Power10
 from qemu.riscv import Riscv, Riscv32
 from qemu.s390 import S390
@@ -37,7 +37,7 @@ LISTED: dict[str, type[Cpu]] = {
 }
 """Those whose mappings the monitor lists."""
 
-REFILLED: dict[str, type[Core]] = {"mips32": Mips32}
+REFILLED: dict[str, type[Core]] = {"mips32": Mips32, "mips64": Mips64}
 """Those that know no tables: the judge fills the TLB from the entries as the kernel's handler does."""
 
 

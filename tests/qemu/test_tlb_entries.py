@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import closing
+from itertools import islice
 
 import pytest
 from mmu import FAULT, Access, Mode
@@ -28,41 +29,40 @@ def machine(request) -> Iterator[Machine]:
         yield machine
 
 
-def places(machine: Machine, rng: random.Random) -> Iterator[int]:
+def places(machine: Machine, rng: random.Random, size: int = 1 << 12) -> Iterator[int]:
     """Addresses of pages all over what the TLB translates, without end."""
     arch = machine.arch
     while True:
-        va = arch.canonical(rng.randrange(1 << arch.va_bits) & -arch.page_sizes[0])
-        if machine.cores[0].translates(va) and machine.pt.lookup(va) is None:
+        va = arch.canonical(rng.randrange(1 << arch.va_bits) & -size)
+        if machine.cores[0].translates(va):
             yield va
 
 
-def frame(machine: Machine, rng: random.Random) -> int:
-    """The address of any page that the format can name."""
-    return rng.randrange(1 << machine.arch.pa_bits) & -machine.arch.page_sizes[0]
-
-
 def test_every_set_of_attributes_at_random_places(machine):
-    """Both ends of a page, and its neighbours, which share an entry of the TLB with it, mapped or not."""
+    """Leaves of every size: their ends, a place inside, and the neighbour, which a TLB entry may hold too, mapped or not."""
     rng = random.Random(1)
     arch, pt = machine.arch, machine.pt
-    page, flags = arch.page_sizes[0], all_flags(arch)
-    free = places(machine, rng)
-    mapped = [next(free) for _ in range(100)]
-    for n, va in enumerate(mapped):
-        pt.map(va, frame(machine, rng), flags=flags[n % len(flags)], replace=True)
-        if rng.random() < 0.5:
-            pt.map(va ^ page, frame(machine, rng), flags=rng.choice(flags), replace=True)
-    judge(machine, by_lookup(pt, (place for va in mapped for place in (va, va + page - 1, (va ^ page) + 5))))
+    flags = all_flags(arch)
+    for size in arch.page_sizes:
+        mapped = list(islice(places(machine, rng, size), 100))
+        for n, va in enumerate(mapped):
+            for page, attributes in ((va, flags[n % len(flags)]), (va ^ size, rng.choice(flags))):
+                if page == va or rng.random() < 0.5:
+                    pa = rng.randrange(1 << arch.pa_bits) & -size
+                    pt.map(page, pa, size, attributes, page_size=size, replace=True)
+        inside = (at for va in mapped for at in (va, va + rng.randrange(size), va + size - 1, (va ^ size) + 5))
+        judge(machine, by_lookup(pt, inside))
     pt.check()
 
 
 def test_each_bit_of_the_frame_number(machine):
     arch, pt = machine.arch, machine.pt
-    va = next(places(machine, random.Random(2)))
-    for bit in range(arch.page_shift, arch.pa_bits):
-        pt.map(va, 1 << bit, flags="rwad", replace=True)
-        judge(machine, by_lookup(pt, [va + 5]))
+    for size in arch.page_sizes:
+        va = next(places(machine, random.Random(2), size))
+        for bit in range(size.bit_length() - 1, arch.pa_bits):
+            pt.map(va, 1 << bit, size, "rwad", page_size=size, replace=True)
+            judge(machine, by_lookup(pt, [va + 5]))
+        pt.unmap(va, size)
 
 
 def test_loads_and_stores_reach_the_frame(machine):
