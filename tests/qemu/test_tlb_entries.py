@@ -39,7 +39,7 @@ def places(machine: Machine, rng: random.Random, size: int = 1 << 12) -> Iterato
 
 
 def test_every_set_of_attributes_at_random_places(machine):
-    """Leaves of every size: their ends, a place inside, and the neighbour, which a TLB entry may hold too, mapped or not."""
+    """Leaves of every size: their ends, a place inside, and the neighbour, mapped or not, that shares a TLB entry."""
     rng = random.Random(1)
     arch, pt = machine.arch, machine.pt
     flags = all_flags(arch)

@@ -135,7 +135,7 @@ def _arch(name: str, title: str, va_bits: int, pa_bits: int, *layout: Level) -> 
         walker="software",
         sign_extended=False,
         implied="u",
-        verified_by=("Unicorn",),
+        verified_by=("Unicorn", "QEMU"),
         layout=layout,
     )
 
