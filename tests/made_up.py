@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import ptl.arch
-from ptl.arch import Arch, Choice, Field, Level, Pattern, Shadow, Soft, Word
+from ptl.arch import Arch, Choice, Field, Level, Pattern, Run, Shadow, Soft, Word
 
 TINY = ptl.arch.get("tiny")
 NOT_PRESENT, LEAF, BUSY, FROZEN = (1 << bit for bit in (0, 58, 59, 60))
@@ -136,6 +136,36 @@ NOTHING_IS_A_TABLE = replace(
 REGIONS = replace(TINY, name="regions", region_bits=1)
 """The upper half of the addresses is at the other end of the 64 bits."""
 
+PAIR, FOUR = 1 << 62, 1 << 63
+FOURTH, HALF = 0b11 << 12, 0b10 << 12
+RUNS = replace(
+    TINY,
+    name="runs",
+    va_bits=17,
+    layout=(
+        replace(
+            TINY.level(1),
+            bits=3,
+            leaf=Pattern(1 | LEAF | (1 << 12) - 1 & ADDRESS.mask, 1 | LEAF),
+            leaf_set=1 | LEAF,
+            runs=(
+                Run(entries=2, marks=Pattern(PAIR | FOUR, PAIR)),
+                Run(entries=4, marks=Pattern(PAIR | FOUR | FOURTH, FOUR | HALF), is_base=True),
+            ),
+            invalid=Pattern(1 | LEAF, LEAF),
+            invalid_clear=1,
+        ),
+        replace(
+            TINY.level(2),
+            shift=15,
+            leaf=Pattern(1 | LEAF | (1 << 15) - 1 & ADDRESS.mask, 1 | LEAF),
+            runs=(Run(entries=2, marks=Pattern(PAIR, PAIR)),),
+        ),
+    ),
+)
+"""32 pages: two of them, or four, can be one page, and so can two of the four leaves on top. Two have addresses of their
+own; four have that of the first, with the number of four in its low bits."""
+
 MADE_UP: dict[str, Arch] = {
     arch.name: arch
     for arch in (
@@ -146,6 +176,7 @@ MADE_UP: dict[str, Arch] = {
         SHADOWED,
         NOTHING_IS_A_TABLE,
         REGIONS,
+        RUNS,
     )
 }
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from ptl import Outcome, PageTable, State
-from ptl.arch import Arch
+from ptl.arch import Arch, Run
 
 
 class Mapped(NamedTuple):
@@ -42,6 +42,7 @@ class Reference:
 
     def __init__(self, arch: Arch) -> None:
         self.arch = arch
+        self.kinds = kinds(arch)
         self.leaves: dict[int, Mapped] = {}
         self.soft: dict[int, int] = {}
         self.tables: set[tuple[int, int]] = set()
@@ -54,14 +55,14 @@ class Reference:
 
     def level_of(self, size: int) -> int:
         """The level of leaves of that size."""
-        return next(level for level in range(1, self.arch.levels + 1) if self.span(level) == size)
+        return self.kinds[size][0]
 
     def parked_for(self, size: int) -> int:
         """How many tables it takes to split a leaf of that size down to the smallest pages."""
         tables = 0
         for level in range(2, self.level_of(size) + 1):
             tables = 1 + self.arch.level(level - 1).entries * tables
-        return tables
+        return tables * (size // self.span(self.level_of(size)))
 
     # -- reading
 
@@ -80,7 +81,7 @@ class Reference:
 
     def lookup(self, va: int) -> tuple[int, Mapped] | None:
         """The leaf that maps an address, with its first address."""
-        for size in self.arch.page_sizes:
+        for size in self.kinds:
             leaf = self.leaves.get(va & -size)
             if leaf is not None and leaf.size == size:
                 return va & -size, leaf
@@ -99,8 +100,8 @@ class Reference:
             if level > 1 and (level - 1, slot) in self.tables:
                 states.append(State.TABLE)
                 continue
-            leaf = self.leaves.get(slot)
-            if leaf is not None and leaf.size == self.span(level):
+            found = self.lookup(va)
+            if found is not None and self.level_of(found[1].size) == level:
                 states.append(State.HUGE)
             else:
                 states.append(State.SOFT if level == 1 and slot in self.soft else State.EMPTY)
@@ -111,7 +112,9 @@ class Reference:
         """The bits of the entry that decides about an address."""
         found = self.lookup(va)
         if found is not None:
-            return self.arch.encode(found[1].pa, found[1].flags, self.level_of(found[1].size))
+            level, run = self.kinds[found[1].size]
+            pa = found[1].pa + (va & -self.span(level)) - found[0]
+            return self.arch.encode(pa, found[1].flags, level, run=run)
         level = self.arch.levels + 1 - len(self.states(va))
         return self.soft.get(va & -self.span(1), self.arch.level(level).empty)
 
@@ -186,26 +189,36 @@ class Reference:
         if found is None or found[1].size == self.span(1):
             return Outcome.NOT_HUGE
         start, leaf = found
-        level = self.level_of(leaf.size) - 1
+        level, run = self.kinds[leaf.size]
         del self.leaves[start]
-        self.tables.add((level, start))
+        if run is None:
+            level -= 1
+            self.tables.add((level, start))
         for offset in range(0, leaf.size, self.span(level)):
             self.leaves[start + offset] = Mapped(self.span(level), leaf.pa + offset, leaf.flags)
         return Outcome.DONE
 
-    def collapse(self, va: int, pa: int | None = None, level: int = 2) -> Outcome:
-        reason = self._why_no_table(va, level)
+    def collapse(
+        self, va: int, pa: int | None = None, level: int | None = None, page_size: int | None = None
+    ) -> Outcome:
+        size = page_size or self.span(level or 2)
+        level, run = self.kinds[size]
+        below = level if run else level - 1
+        reason = self._why_no_table(va, below + 1)
+        found = self.lookup(va)
         if reason is not None:
-            return Outcome.ALREADY if reason is Outcome.IS_HUGE and self._level_of_end(va) == level else reason
-        start = va & -self.span(level)
-        step = self.span(level - 1)
-        first = self.leaves.get(start)
+            return Outcome.ALREADY if found is not None and self.level_of(found[1].size) == level else reason
+        if run and found is not None and found[1].size >= size:
+            return Outcome.ALREADY if found[1].size == size else Outcome.IS_HUGE
+        start = va & -size
+        step = self.span(below)
+        first = self._entry(start, step)
         flags: set[str] = set()
-        for slot in range(start, start + self.span(level), step):  # the first entry in the way decides
-            leaf = self.leaves.get(slot)
-            if (level - 2, slot) in self.tables:
+        for slot in range(start, start + size, step):  # the first entry in the way decides
+            leaf = self._entry(slot, step)
+            if (below - 1, slot) in self.tables:
                 return Outcome.NOT_HUGE
-            if slot in self.soft and level == 2:
+            if slot in self.soft and below == 1:
                 return Outcome.IS_SOFT
             if leaf is None or first is None:
                 return Outcome.NOT_FULL
@@ -213,14 +226,14 @@ class Reference:
                 return Outcome.NOT_CONTIGUOUS
             if set(leaf.flags) - set("ad") != set(first.flags) - set("ad"):
                 return Outcome.MIXED_FLAGS
-            if pa is None and first.pa % self.span(level):
+            if pa is None and first.pa % size:
                 return Outcome.NOT_CONTIGUOUS
             flags |= set(leaf.flags)
         assert first is not None
-        self._drop_tables(start, start + self.span(level))
-        self._drop_entries(start, start + self.span(level))
+        self._drop_tables(start, start + size)
+        self._drop_entries(start, start + size)
         granted = self.arch.attributes("".join(flags))
-        self.leaves[start] = Mapped(self.span(level), first.pa if pa is None else pa, granted)
+        self.leaves[start] = Mapped(size, first.pa if pa is None else pa, granted)
         return Outcome.DONE
 
     def retract(self, va: int, level: int = 2) -> Outcome:
@@ -246,13 +259,16 @@ class Reference:
 
     # -- how
 
-    def _level_of_end(self, va: int) -> int:
-        """The level of the slot that ends the walk of an address."""
-        return self.arch.levels + 1 - len(self.states(va))
+    def _entry(self, va: int, size: int) -> Mapped | None:
+        """The leaf of that size, by itself or part of a run, that is in the slot of an address."""
+        found = self.lookup(va)
+        if found is None or self.span(self.level_of(found[1].size)) != size:
+            return None
+        return Mapped(size, found[1].pa + va - found[0], found[1].flags)
 
     def _why_no_table(self, va: int, level: int) -> Outcome | None:
         """What a transition answers that finds no table in the slot of that level; None when there is one."""
-        if (level - 1, va & -self.span(level)) in self.tables:
+        if level > self.arch.levels or (level - 1, va & -self.span(level)) in self.tables:
             return None
         return Outcome.IS_HUGE if self.states(va)[-1] is State.HUGE else Outcome.NO_TABLE
 
@@ -278,6 +294,17 @@ class Reference:
     def _make_tables(self, va: int, level: int) -> None:
         """The tables down to one of that level."""
         self.tables.update((n, va & -self.span(n + 1)) for n in range(level, self.arch.levels))
+
+
+def kinds(arch: Arch) -> dict[int, tuple[int, Run | None]]:
+    """Every size of a leaf, smallest first, with its level and the run that it is."""
+    found: dict[int, tuple[int, Run | None]] = {}
+    for level in range(1, arch.levels + 1):
+        geometry = arch.level(level)
+        if geometry.leaf is not None:
+            found[geometry.span] = level, None
+            found |= {geometry.run_bytes(run): (level, run) for run in geometry.runs}
+    return dict(sorted(found.items()))
 
 
 def with_attributes(arch: Arch, raw: int, level: int, flags: Iterable[str]) -> int:
@@ -328,9 +355,14 @@ def contents(pt: PageTable) -> Contents:
             if raw == empty:
                 continue
             va = arch.canonical(first + i * span)
-            state, address, flags, frozen = decode(raw, level)
+            state, address, flags, frozen, run = decode(raw, level)
             assert not frozen, f"{raw:#x} is frozen at {va:#x}"
-            if state is State.HUGE:
+            if run is not None:
+                size = run.entries * span
+                found.leaves.setdefault(va & -size, Mapped(size, address, flags))
+                expected = Mapped(size, address if run.is_base else address - va % size, flags)
+                assert found.leaves[va & -size] == expected, f"{raw:#x} is in no run at {va:#x}"
+            elif state is State.HUGE:
                 found.leaves[va] = Mapped(span, address, flags)
             elif state is State.SOFT:
                 found.soft[va] = raw
@@ -348,7 +380,7 @@ def _decoder(arch: Arch):
     def decode(raw: int, level: int):
         if (raw, level) not in known:
             entry = arch.decode(raw, level)
-            known[raw, level] = entry.state, entry.pa, entry.flags, entry.frozen
+            known[raw, level] = entry.state, entry.pa, entry.flags, entry.frozen, entry.run
         return known[raw, level]
 
     return decode

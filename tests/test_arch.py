@@ -95,13 +95,48 @@ def test_a_frozen_leaf_is_the_same_leaf(arch):
 
 @EACH
 def test_an_invalid_leaf_is_the_same_leaf(arch):
-    """While it is split, software still reads what it maps."""
-    for level in leaf_levels(arch)[1:]:
+    """While its size changes, software still reads what it maps; and a run comes back as it was, where it has not."""
+    for level in leaf_levels(arch):
         geometry = arch.level(level)
+        if geometry.invalid is None:
+            assert level == 1
+            assert not geometry.runs
+            continue
+        for flags, run in itertools.product(flag_sets(arch), (None, *geometry.runs)):
+            pa = geometry.span if run is None else geometry.run_bytes(run)
+            raw = arch.encode(pa, flags, level, run=run)
+            hidden = raw & ~geometry.invalid_clear | geometry.invalid_set
+            entry = arch.decode(hidden, level)
+            assert (entry.state, entry.pa, entry.flags) == (State.INVALID, pa, arch.attributes(flags))
+            assert entry.run == run
+            if geometry.runs:
+                assert hidden & ~geometry.invalid_set | geometry.invalid_clear == raw
+                frozen = hidden | geometry.word.frozen_present
+                assert geometry.is_frozen(frozen)
+                assert arch.decode(frozen, level).state is State.INVALID
+
+
+@EACH
+def test_entries_of_runs_are_leaves_with_marks(arch):
+    """Marks overlap nothing but the low bits of an address that all entries share; and a leaf by itself has none."""
+    for level in leaf_levels(arch):
+        geometry = arch.level(level)
+        others = geometry.word.frozen_present | geometry.word.present_mask | geometry.leaf_set
+        for choice in geometry.word.attributes:
+            others |= choice.mask
+        for run in geometry.runs:
+            shared = geometry.leaf_address.bits & ~geometry.address_in_run(run).bits
+            assert not run.marks.mask & others
+            assert not run.marks.mask & geometry.leaf_address.bits & ~shared
+            assert run.marks.mask & ~geometry.leaf_address.bits
+            assert bool(shared) is run.is_base
+            for pa, flags in itertools.product((0, (1 << arch.pa_bits) - geometry.run_bytes(run)), flag_sets(arch)):
+                for n in (0, 1, run.entries - 1):
+                    raw = arch.encode(pa + n * geometry.span, flags, level, run=run)
+                    at = pa if run.is_base else pa + n * geometry.span
+                    assert arch.decode(raw, level) == Entry(State.HUGE, at, arch.attributes(flags), False, run)
         for flags in flag_sets(arch):
-            raw = arch.encode(geometry.span, flags, level)
-            entry = arch.decode(raw & ~geometry.invalid_clear | geometry.invalid_set, level)
-            assert (entry.state, entry.pa, entry.flags) == (State.INVALID, geometry.span, arch.attributes(flags))
+            assert arch.decode(arch.encode(geometry.span, flags, level), level).run is None
 
 
 @EACH_LEVEL
@@ -131,7 +166,7 @@ def test_what_is_empty_busy_or_frozen_is_nothing_else(arch, level):
         assert arch.decode(soft | geometry.word.frozen_absent, level) == Entry(State.SOFT, frozen=True)
     if level == 1 or not geometry.freezes:
         assert geometry.busy == 0
-        assert geometry.invalid is None
+        assert (geometry.invalid is not None) is bool(geometry.runs)
     else:
         assert arch.decode(geometry.busy, level) == Entry(State.BUSY, frozen=True)
         assert geometry.busy not in (geometry.empty, geometry.empty | geometry.word.frozen_absent, soft)
@@ -352,10 +387,13 @@ class Bench:
                 return
             assert len(walk.steps) == self.arch.levels - level + 1
             if entry.state in (State.HUGE, State.INVALID):
-                assert (walk.leaf.pa, walk.leaf.flags, walk.leaf.level) == (entry.pa, entry.flags, level)
-                assert (walk.leaf.raw, walk.leaf.size, walk.fault) == (raw, self.arch.level(level).span, None)
+                geometry, run = self.arch.level(level), entry.run
+                size = geometry.span if run is None else geometry.run_bytes(run)
+                page = size if run is not None and run.is_base else geometry.span  # that entry.pa is the address of
+                assert (walk.leaf.pa, walk.leaf.flags, walk.leaf.level) == (entry.pa & -size, entry.flags, level)
+                assert (walk.leaf.raw, walk.leaf.size, walk.fault) == (raw, size, None)
                 assert self.pt.lookup(self.va) == walk.leaf
-                assert self.pt.translate(self.va) == entry.pa + self.va % self.arch.level(level).span
+                assert self.pt.translate(self.va) == entry.pa + self.va % page
             else:
                 assert walk.leaf is None
                 assert entry.state.name in walk.fault
@@ -379,7 +417,10 @@ def bits_that_differ(arch: Arch, level: int) -> list[int]:
     mentions = [geometry.leaf_address.bits, geometry.address.bits, geometry.leaf_any, geometry.leaf_set]
     mentions += [geometry.table_set, geometry.empty, geometry.busy, word.present_mask]
     mentions += [word.frozen_present, word.frozen_absent, *_bits(choice.mask for choice in word.attributes)]
-    for pattern in (geometry.table, geometry.leaf, geometry.leaf_never, geometry.invalid):
+    for pattern in (
+        *(geometry.table, geometry.leaf, geometry.leaf_never, geometry.invalid),
+        *(run.marks for run in geometry.runs),
+    ):
         mentions += (pattern.mask, pattern.value) if pattern is not None else ()
     bits = [1 << bit for bit in range(8 * word.bytes)]
     return list({tuple(bool(mask & bit) for mask in mentions): bit for bit in bits}.values())
@@ -409,6 +450,7 @@ def test_the_core_agrees_on_random_bits(arch, level, data):
     if geometry.leaf is not None:
         leaf = arch.encode(geometry.span, "rw", level)
         known += [software_entry(arch, level), leaf, leaf & ~geometry.invalid_clear | geometry.invalid_set]
+        known += [arch.encode(0, "rw", level, run=run) for run in geometry.runs]
     entries = st.integers(0, (1 << 8 * geometry.word.bytes) - 1)
     bits = st.sets(st.integers(0, 8 * geometry.word.bytes - 1), max_size=4)
     changed = st.builds(lambda raw, flips: raw ^ sum(1 << bit for bit in flips), st.sampled_from(known), bits)
@@ -425,8 +467,11 @@ def test_the_core_checks_what_a_table_at_rest_must_not_hold(arch):
         raw = sum(itertools.compress(bits, chosen))
         entry = arch.decode(raw)
         with bench.holding(1, raw):
-            if entry.frozen or entry.state is State.BAD:
+            if entry.frozen or entry.state in (State.BAD, State.INVALID):
                 with pytest.raises(ptl.InvariantError, match=f"I1: .*{raw:#x}"):
+                    bench.pt.check()
+            elif entry.run is not None:
+                with pytest.raises(ptl.InvariantError, match=f"U1: .*{raw:#x}"):
                     bench.pt.check()
             else:
                 bench.pt.check()

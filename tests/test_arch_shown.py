@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 import ptl
 from ptl.arch import Arch
-from ptl.arch.bits import Part, address_fields, leaf_fields, rulers, size, soft_fields, table_fields
+from ptl.arch.bits import Part, address_fields, leaf_fields, pages, rulers, soft_fields, table_fields
 from ptl.cli import main
 from qemu.machine import CORES, LISTED, REFILLED
 
@@ -70,6 +70,9 @@ def test_a_leaf_is_drawn_as_it_is_encoded(arch: Arch) -> None:
         assert arch.encode(last, "r", number) ^ bare == mask(fields, Part.ADDRESS)
         choices = arch.level(number).word.attributes
         assert mask(fields, Part.ATTRIBUTE) == sum(choice.mask for choice in choices)
+        for run in arch.level(number).runs:
+            marked = arch.encode(0, "r", number, run=run) ^ bare
+            assert marked & ~mask(fields, Part.ADDRESS) == marked & mask(fields, Part.RUN) != 0
         for field in fields:
             if field.part in (Part.FIXED, Part.WRITTEN):
                 assert bare >> field.low & (1 << field.width) - 1 == int(field.name)
@@ -133,6 +136,8 @@ def test_the_list_for_programs() -> None:
     listed = {facts["name"]: facts for facts in json.loads(run("--json").output)}
     assert tuple(listed) == NAMES
     assert listed["x86_64"]["page_sizes"] == [1 << 12, 1 << 21, 1 << 30]
+    assert listed["x86_64"]["run_sizes"] == []
+    assert listed["arm64_4k"]["run_sizes"] == [64 << 10, 32 << 20]
     assert listed["x86_64"]["verified_by"] == ["Unicorn", "QEMU"]
     assert json.loads(run("i386", "--json").output) == listed["i386"]
 
@@ -164,7 +169,7 @@ def test_the_documentation_lists_every_format_and_who_verified_it() -> None:
             f"`{arch.name}`",
             arch.title,
             str(arch.levels),
-            ", ".join(map(size, arch.page_sizes)),
+            pages(arch),
             f"{arch.entry_bytes}, {arch.byte_order}",
             ", ".join(arch.verified_by) or "-",
         ]

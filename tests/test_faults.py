@@ -35,6 +35,8 @@ GUARDS = {
     "no flush of a gather": "test_tlb.py::test_a_gather_flushes_once",
     "no flush of a table that is moved": "test_tlb.py::test_a_move_flushes",
     "shadow after the entry": "test_shadows.py::test_two_who_change_one_entry_leave_the_shadow_of_the_last",
+    "no flush before a run": "test_runs.py::test_pages_are_flushed_before_they_are_a_run",
+    "no flush before a run is taken apart": "test_runs.py::test_a_run_is_flushed_before_it_is_taken_apart",
 }
 """Every fault, and the test that guards against it."""
 

@@ -49,10 +49,11 @@ class Geometry:
         spans = [arch.level(level).span for level in range(2, arch.levels + 1)]
         borders = {0, 2 * self.huge, *spans, self.end // 2, self.end}
         near = {0, self.page, 2 * self.page, self.huge - self.page, self.huge, self.huge + self.page, 2 * self.huge}
+        near |= set(arch.run_sizes)
         inside = {border + sign * d for border in borders for d in near for sign in (1, -1)}
         self.starts = sorted(arch.canonical(va) for va in inside if 0 <= va < self.end)
         pages = {1, 2, 3, self.huge // self.page - 1, self.huge // self.page, self.huge // self.page + 1}
-        self.lengths = sorted({n * self.page for n in pages} | {2 * self.huge, 3 * self.huge, *spans})
+        self.lengths = sorted({n * self.page for n in pages} | {2 * self.huge, 3 * self.huge, *spans, *arch.run_sizes})
         self.flags = [flags for flags in ("rx", "rw", "rwxu", "rwxugad", "x", "ra", "rwd") if is_flags(arch, flags)]
         self.clearable = [letter for letter in "wugad" if letter in arch.flags]
         self.giant = max(arch.page_sizes)
@@ -86,7 +87,8 @@ def machine_for(name: str) -> type[RuleBasedStateMachine]:
     geometry = Geometry(arch)
     soft = software_entry(arch)
     starts, lengths, flag_sets = (st.sampled_from(x) for x in (geometry.starts, geometry.lengths, geometry.flags))
-    page_sizes = st.sampled_from((None, None, *arch.page_sizes))
+    page_sizes = st.sampled_from((None, None, *arch.page_sizes, *arch.run_sizes))
+    run_sizes = st.sampled_from(arch.run_sizes or (None,))
     leaf_levels = st.sampled_from([level for level in range(2, arch.levels + 1) if arch.level(level).leaf])
     where_leaves_are_huge = precondition(lambda _: len(arch.page_sizes) > 1)
     upper_levels = st.integers(2, arch.levels)
@@ -201,6 +203,23 @@ def machine_for(name: str) -> type[RuleBasedStateMachine]:
                 assert outcome is (Outcome.NOT_CONTIGUOUS if pa % length else Outcome.DONE)
             assert self.pt.collapse(va, level=level) is outcome
 
+        @rule(va=starts, size=run_sizes)
+        def collapse_to_a_run(self, va, size):
+            assert self.pt.collapse(va, page_size=size) is self.model.collapse(va, page_size=size)
+
+        @rule(va=starts, size=run_sizes, delta=st.sampled_from(geometry.targets), flags=flag_sets)
+        def fill_and_collapse_to_a_run(self, va, size, delta, flags):
+            """Leaves by themselves that could be one; and where they are part of a larger one, that is taken apart."""
+            if size is None:
+                return
+            level, _ = self.model.kinds[size]
+            va &= -size
+            pa = geometry.target(va, delta) & -arch.level(level).span
+            for table in (self.model, self.pt):
+                table.map(va, pa, size, flags, page_size=arch.level(level).span, replace=True)
+            assert self.model.collapse(va, page_size=size) is (Outcome.NOT_CONTIGUOUS if pa % size else Outcome.DONE)
+            assert self.pt.collapse(va, page_size=size) is (Outcome.NOT_CONTIGUOUS if pa % size else Outcome.DONE)
+
         @rule(va=starts)
         def split(self, va):
             assert self.pt.split(va) is self.model.split(va)
@@ -226,8 +245,8 @@ def machine_for(name: str) -> type[RuleBasedStateMachine]:
         def change_entry(self, va, delta, flags, kind, how):
             level, old = self.end_level(va), self.model.raw(va)
             first = va & -arch.level(level).span
-            mapped = first in self.model.leaves
-            if level > 1 and not mapped:
+            found = self.model.lookup(va)
+            if level > 1 and found is None:
                 for change in (lambda: self.pt.exchange(va, soft), lambda: self.pt.compare_exchange(va, old, soft)):
                     with pytest.raises(ptl.PageFault):
                         change()
@@ -244,6 +263,8 @@ def machine_for(name: str) -> type[RuleBasedStateMachine]:
             else:
                 assert self.pt.compare_exchange(va, old ^ soft, new) is False
                 return
+            if found is not None and self.model.kinds[found[1].size][1] is not None:
+                assert self.model.split(va)  # a part of a run that changes by itself
             self.model.leaves.pop(first, None)
             self.model.soft.pop(first, None)
             entry = arch.decode(new, level)
@@ -258,6 +279,8 @@ def machine_for(name: str) -> type[RuleBasedStateMachine]:
             assert self.pt.populate(va) is self.model.populate(va)
             if self.end_level(va) == 1:
                 assert self.pt.exchange(va, soft) == self.model.raw(va)
+                while (found := self.model.lookup(va)) is not None and found[1].size > geometry.page:
+                    self.model.split(va)
                 self.model.leaves.pop(va, None)
                 self.model.soft[va] = soft
 

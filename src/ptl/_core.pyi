@@ -295,7 +295,8 @@ class PageTable:
         pa: SupportsIndex | None = None,
         /,
         *,
-        level: SupportsIndex = 2,
+        level: SupportsIndex | None = None,
+        page_size: SupportsIndex | None = None,
         holes: SupportsIndex = 0,
         flags: str | None = None,
     ) -> Outcome: ...

@@ -6,6 +6,7 @@ What this judge cannot say (`Cpu.unjudged` has the bits):
 - A page that the user may execute and not read, or that user and kernel may execute: ptl's letters have no word for it.
 - It takes leaves on levels where the manual has none.
 - Bits of an address below the size of its leaf are reserved; some of them move the page here.
+- It does not know the contiguous bit: each entry of a run is a leaf by itself.
 - Table entries may themselves take rights away. ptl's never do, and its walk does not ask.
 - A section of 32-bit Arm is a leaf to a CPU, and BAD to ptl. The other half of an entry on top is for other addresses.
 """

@@ -27,12 +27,16 @@ class Board:
     """How wide physical addresses may be here."""
     has_huge_leaves: bool = True
     """Whether the CPU knows the leaves above level 1 that the architecture has."""
+    has_runs: bool = False
+    """Whether it takes the marks of runs: RISC-V here is from before Svnapot."""
 
 
 BOARDS = {
     "arm": Board(ArmShort, 0x4000_0000, 32),
-    "arm_lpae": Board(ArmLpae, 0x4000_0000, 32),
-    **dict.fromkeys(("arm64_4k", "arm64_4k_va39", "arm64_16k", "arm64_64k"), Board(Arm64, 0x10_0000_0000, 44)),
+    "arm_lpae": Board(ArmLpae, 0x4000_0000, 32, has_runs=True),
+    **dict.fromkeys(
+        ("arm64_4k", "arm64_4k_va39", "arm64_16k", "arm64_64k"), Board(Arm64, 0x10_0000_0000, 44, has_runs=True)
+    ),
     "x86_64": Board(mmu.X86, 0x1_0000_0000, 40),
     "x86_64_la57": Board(mmu.X86, 0xFF_0000_0000, 40),
     "i386": Board(mmu.I386, 0x4000_0000, 32),
@@ -67,6 +71,7 @@ class Machine:
         known = ptl.arch.get(arch) if board.has_huge_leaves else without_huge_leaves(ptl.arch.get(arch))
         self.pt = ptl.PageTable(known, frames=self.frames)
         self.arch = self.pt.arch
+        self.run_sizes = self.arch.run_sizes if board.has_runs else ()
         self.cores = tuple(board.cpu(self.pt, mode) for mode in board.cpu.modes)
 
     def some(self, count: int) -> int:

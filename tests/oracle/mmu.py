@@ -21,6 +21,7 @@ What this judge cannot say (`Cpu.unjudged` has the bits):
 - An x86 entry for a table may itself deny access. ptl's entries for tables never do, and its walk does not ask.
 - RISC-V here is from before a CPU had to fault on bits 63 to 54 of any entry, and on D, A and U of one for a table.
 - An entry that points to another place than a table. ptl knows where its tables are; a CPU does not.
+- RISC-V here has no Svnapot.
 - A RISC-V CPU of 32 bits answers in 32 bits, where Sv32 has frames up to 16 GiB.
 - It says which access it refused, not why.
 """

@@ -68,7 +68,7 @@ def by_walk(pt: ptl.PageTable, addresses: Iterable[int]) -> Iterator[Prediction]
     for va in addresses:
         walk = pt.walk(va)
         if walk.steps[-1].state is State.HUGE and not is_hidden(pt.arch, walk.steps[-1]):
-            yield va, walk.leaf.pa | va & (walk.leaf.size - 1), walk.leaf.flags
+            yield va, pt.translate(va), walk.leaf.flags
         else:
             yield va, None, ""
 
@@ -160,7 +160,8 @@ def map_at_random(machine: Machine, rng: random.Random, count: int) -> list[tupl
     largest = arch.page_sizes[-1]
     runs: list[tuple[int, int]] = []
     for _ in range(count):
-        size = rng.choices(arch.page_sizes, (60, 30, 1)[: len(arch.page_sizes)])[0]
+        sizes = {**dict(zip(arch.page_sizes, (60, 30, 1), strict=False)), **dict(zip(machine.run_sizes, (30, 1), strict=False))}
+        size = rng.choices(list(sizes), list(sizes.values()))[0]
         beyond = sum(rng.choice(runs)) if runs and rng.random() < 0.3 else rng.randrange(1 << arch.va_bits)
         va = arch.canonical(beyond & -size)
         if rng.random() < 0.2:  # ragged ends, so that leaves of several sizes make up the run
@@ -643,11 +644,13 @@ def test_hardware_sees_nothing_in_what_software_keeps(machine, region):
     pt.check()
 
 
-def test_hardware_sees_nothing_in_a_huge_leaf_that_is_being_split(machine, region):
+def test_hardware_sees_nothing_in_a_leaf_whose_size_changes(machine, region):
     """INVALID: a fault for every access, while ptl goes on to translate."""
     arch, pt = machine.arch, machine.pt
-    for number in huge_leaf_levels(arch):
+    for number in leaf_levels(arch):
         level = arch.level(number)
+        if level.invalid is None:
+            continue
         pt.map(region, 0, level.span, page_size=level.span)
         step = pt.walk(region).steps[-1]
         addresses = [region, region + level.span - 1]
@@ -660,6 +663,46 @@ def test_hardware_sees_nothing_in_a_huge_leaf_that_is_being_split(machine, regio
         machine.poke(step, step.raw)
         pt.unmap(region, level.span)
     pt.check()
+
+
+# -- runs -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("machine", [name for name, board in BOARDS.items() if board.has_runs], indirect=True)
+def test_every_state_on_the_way_from_pages_to_a_run_and_back(machine, region):
+    """Leaves by themselves, one page of them, half of it protected, a part unmapped, one page again, and nothing."""
+    arch, pt = machine.arch, machine.pt
+    flags = "rwxu" + machine.cores[0].needs
+
+    def probe() -> None:
+        machine.flush()
+        judge(machine, by_lookup(pt, addresses))
+        pt.check()
+
+    for level in leaf_levels(arch):
+        for run in arch.level(level).runs:
+            size, page = arch.level(level).run_bytes(run), arch.level(level).span
+            edges = (0, page, 2 * page, size // 2, size - page, size)
+            addresses = [region + at for edge in edges for at in (edge - 1, edge, edge + 1)]
+            pt.map(region, size, size, flags, page_size=page)
+            probe()
+            assert pt.collapse(region, page_size=size) is Outcome.DONE
+            assert pt.lookup(region).size == size
+            probe()
+            assert pt.protect(region + size // 2, size // 2, "ru" + machine.cores[0].needs) == size // 2
+            assert pt.lookup(region).size == page
+            probe()
+            assert pt.protect(region, size, flags) == size // 2
+            assert pt.collapse(region, page_size=size) is Outcome.DONE
+            assert pt.unmap(region + page, page) == page
+            probe()
+            pt.map(region, size, size, flags, page_size=size, replace=True)
+            assert pt.lookup(region).size == size
+            probe()
+            assert pt.split(region) is Outcome.DONE
+            probe()
+            pt.unmap(region, size)
+            probe()
 
 
 # -- entries that ptl never writes ------------------------------------------------------------------------------------

@@ -25,7 +25,14 @@
 V valid; kind: 1 for a page on level 1 and for a table above, 0 for a larger leaf, which the manual calls a block.
 RO read-only, U user (AP[2:1] of the manual), A accessed, nG not global, XN and PX no execution by the user and by the
 kernel, D dirty: 58 to 55 are software's, and F, frozen, is one of them. Hardware sets neither A nor D here, as without
-FEAT_HAFDBS: a leaf without A faults, for software to set it. C is part of a run of leaves; attr is an index of MAIR.
+FEAT_HAFDBS: a leaf without A faults, for software to set it. attr is an index of MAIR.
+
+C, the contiguous bit: the leaf is one of a run of aligned neighbours that map aligned frames with the same attributes,
+which a TLB may keep as one page:
+
+    pages of      4 KiB              16 KiB              64 KiB
+    level 1       16 are 64 KiB      128 are 2 MiB       32 are 2 MiB
+    level 2       16 are 32 MiB      32 are 1 GiB        32 are 16 GiB
 
 Who executes is one choice with U: a page of the user is executed by the user, any other by the kernel. A page that both
 may execute (XN and PX 0) counts as the user's. A kernel's page that the user may execute, and not read, which
@@ -37,7 +44,7 @@ An address that begins with ones belongs to another table, that of TTBR1: va_bit
 levels are ptl's; the manual counts the other way round, from the top.
 
 When V is 0 hardware ignores the rest. Software's entries are Linux's swap entries, of 6.11 and later; a leaf
-that is being split has bit 63, which Linux keeps for that purpose no name for, but which no swap offset reaches:
+whose size changes has bit 63, which Linux keeps for that purpose no name for, but which no swap offset reaches:
 
     software's     63   62   61 ............................ 12  11   10-6   5   4   3   2   1   0
                    0    0    offset                          0    type   F   B   0   E   0   0
@@ -48,13 +55,15 @@ first swap device, which holds no data.)
 
 from __future__ import annotations
 
-from ptl.arch.description import Arch, Choice, Field, Level, Pattern, Soft, Word
+from ptl.arch.description import Arch, Choice, Field, Level, Pattern, Run, Soft, Word
 
 V, KIND, INVALID = 1 << 0, 1 << 1, 1 << 63
+CONTIGUOUS = Pattern(1 << 52, 1 << 52)
 SHARED = 0b11 << 8
 U, RO, PX, XN = 1 << 6, 1 << 7, 1 << 53, 1 << 54
 SOURCE = (
-    "Arm Architecture Reference Manual for A-profile (DDI 0487), D8.3, translation table descriptor formats; "
+    "Arm Architecture Reference Manual for A-profile (DDI 0487), D8.3, translation table descriptor formats, "
+    "and the Contiguous bit; "
     "Linux arch/arm64/include/asm/pgtable-hwdef.h, pgtable-prot.h, pgtable.h"
 )
 
@@ -88,7 +97,9 @@ WORD = Word(
 )
 
 
-def _level(name: str, shift: int, bits: int, page_shift: int, *, leaf: bool = True, wide: bool = False) -> Level:
+def _level(
+    name: str, shift: int, bits: int, page_shift: int, run: int = 0, *, leaf: bool = True, wide: bool = False
+) -> Level:
     narrow_address = Field((1 << 48) - (1 << page_shift))
     address = {12: LPA2_ADDRESS, 16: LPA_ADDRESS}[page_shift] if wide else narrow_address
     on_top = shift > page_shift
@@ -104,7 +115,8 @@ def _level(name: str, shift: int, bits: int, page_shift: int, *, leaf: bool = Tr
         leaf=Pattern(V | KIND | below_address, V | kind) if leaf else None,
         leaf_set=V | kind | (SHARED & ~address.high_mask),
         address=address,
-        invalid=Pattern(V | KIND | INVALID, INVALID) if leaf and on_top else None,
+        runs=(Run(entries=run, marks=CONTIGUOUS),) if run else (),
+        invalid=Pattern(V | KIND | INVALID, kind | INVALID) if leaf and (on_top or run) else None,
         invalid_clear=V,
         invalid_set=INVALID,
         busy=1 << 4 | 1 << 5 if leaf and on_top else 0,
@@ -134,7 +146,7 @@ def _arch(
     )
 
 
-_PTE, _PMD, _PUD = _level("PTE", 12, 9, 12), _level("PMD", 21, 9, 12), _level("PUD", 30, 9, 12)
+_PTE, _PMD, _PUD = _level("PTE", 12, 9, 12, 16), _level("PMD", 21, 9, 12, 16), _level("PUD", 30, 9, 12)
 
 ARCHITECTURES = (
     _arch("arm64_4k", "Arm, 64-bit, 4 KiB pages", 48, _PTE, _PMD, _PUD, _level("PGD", 39, 9, 12, leaf=False)),
@@ -143,8 +155,8 @@ ARCHITECTURES = (
         "arm64_4k_va52",
         "Arm, 64-bit, 4 KiB pages, 52 bits (LPA2)",
         52,
-        _level("PTE", 12, 9, 12, wide=True),
-        _level("PMD", 21, 9, 12, wide=True),
+        _level("PTE", 12, 9, 12, 16, wide=True),
+        _level("PMD", 21, 9, 12, 16, wide=True),
         _level("PUD", 30, 9, 12, wide=True),
         _level("P4D", 39, 9, 12, wide=True, leaf=False),
         _level("PGD", 48, 4, 12, wide=True, leaf=False),
@@ -155,24 +167,24 @@ ARCHITECTURES = (
         "arm64_16k",
         "Arm, 64-bit, 16 KiB pages",
         47,
-        _level("PTE", 14, 11, 14),
-        _level("PMD", 25, 11, 14),
+        _level("PTE", 14, 11, 14, 128),
+        _level("PMD", 25, 11, 14, 32),
         _level("PGD", 36, 11, 14, leaf=False),
     ),
     _arch(
         "arm64_64k",
         "Arm, 64-bit, 64 KiB pages",
         48,
-        _level("PTE", 16, 13, 16),
-        _level("PMD", 29, 13, 16),
+        _level("PTE", 16, 13, 16, 32),
+        _level("PMD", 29, 13, 16, 32),
         _level("PGD", 42, 6, 16, leaf=False),
     ),
     _arch(
         "arm64_64k_va52",
         "Arm, 64-bit, 64 KiB pages, 52 bits (LVA, LPA)",
         52,
-        _level("PTE", 16, 13, 16, wide=True),
-        _level("PMD", 29, 13, 16, wide=True),
+        _level("PTE", 16, 13, 16, 32, wide=True),
+        _level("PMD", 29, 13, 16, 32, wide=True),
         _level("PGD", 42, 10, 16, wide=True, leaf=False),
         pa_bits=52,
         judges=("QEMU",),

@@ -10,10 +10,10 @@
 
 As arm64 (arm64.py), with addresses of 40 bits; but XN is for user and kernel, and PX for the kernel only, and whoever
 executes must be able to read. F, frozen, is the bit with which Linux marks a page without access, which
-then is not valid: no valid entry of Linux has it. Bits 58 and 56 are Linux's too. Leaves map 4 KiB, 2 MiB and 1 GiB.
+then is not valid: no valid entry of Linux has it. Bits 58 and 56 are Linux's too. Leaves map 4 KiB, 2 MiB and 1 GiB, and 16
+neighbours with C, the contiguous hint, 64 KiB on level 1 and 32 MiB on level 2.
 
-When V is 0 hardware ignores the rest. Software's entries are Linux's swap entries; a huge leaf that is being split has
-bit 63:
+When V is 0 hardware ignores the rest. Software's entries are Linux's swap entries; a leaf whose size changes has bit 63:
 
     software's     63   62-34   33  32  31 ............ 8   7   6-2   1   0
                    0    0       B   F   offset              E   type  0   0
@@ -24,8 +24,8 @@ migration, in Linux neither. Type 0 with offset 0 would be an empty entry: there
 
 from __future__ import annotations
 
-from ptl.arch.arm64 import ATTRIBUTES, INVALID, KIND, PX, SHARED, XN, U, V
-from ptl.arch.description import Arch, Choice, Field, Level, Pattern, Soft, Word
+from ptl.arch.arm64 import ATTRIBUTES, CONTIGUOUS, INVALID, KIND, PX, SHARED, XN, U, V
+from ptl.arch.description import Arch, Choice, Field, Level, Pattern, Run, Soft, Word
 
 ADDRESS = Field((1 << 40) - (1 << 12))
 EXECUTE = Choice(
@@ -51,7 +51,7 @@ WORD = Word(
 )
 
 
-def _level(name: str, shift: int, bits: int) -> Level:
+def _level(name: str, shift: int, bits: int, run: int = 0) -> Level:
     on_top = shift > 12
     kind = 0 if on_top else KIND
     below_address, above_address = (1 << shift) - (1 << 12), (1 << 48) - (1 << 40)
@@ -65,7 +65,8 @@ def _level(name: str, shift: int, bits: int) -> Level:
         leaf=Pattern(V | KIND | below_address | above_address, V | kind),
         leaf_set=V | kind | SHARED,
         address=ADDRESS,
-        invalid=Pattern(V | KIND | INVALID, INVALID) if on_top else None,
+        runs=(Run(entries=run, marks=CONTIGUOUS),) if run else (),
+        invalid=Pattern(V | KIND | INVALID, kind | INVALID) if on_top or run else None,
         invalid_clear=V,
         invalid_set=INVALID,
         busy=1 << 32 | 1 << 33 if on_top else 0,
@@ -86,7 +87,7 @@ LPAE = Arch(
     sign_extended=False,
     implied="r",
     verified_by=("Unicorn",),
-    layout=(_level("PTE", 12, 9), _level("PMD", 21, 9), _level("PGD", 30, 2)),
+    layout=(_level("PTE", 12, 9, 16), _level("PMD", 21, 9, 16), _level("PGD", 30, 2)),
 )
 
 ARCHITECTURES = (LPAE,)

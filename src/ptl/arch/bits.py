@@ -31,6 +31,7 @@ class Part(Enum):
     ADDRESS = "an address, or the offset in a page"
     ATTRIBUTE = "an attribute"
     FIXED = "decides what the entry is"
+    RUN = "marks one of several entries that are one page"
     WRITTEN = "written so by ptl, and not looked at"
     SOFTWARE = "software's own"
     OTHER = "not looked at by ptl"
@@ -129,6 +130,8 @@ def leaf_fields(arch: Arch, number: int) -> tuple[BitField, ...]:
                 return _decided(choice, bit), Part.ATTRIBUTE
         if level.word.frozen_present >> bit & 1:
             return "F", Part.SOFTWARE
+        if any(run.marks.mask >> bit & 1 for run in level.runs):
+            return "run", Part.RUN
         if pattern.mask >> bit & 1:
             return str(pattern.value >> bit & 1), Part.FIXED
         if level.leaf_set >> bit & 1:
@@ -215,6 +218,8 @@ def legend(arch: Arch) -> dict[str, str]:
     for name in sorted(fields, key=lambda name: (len(name.strip("¬")), FLAGS.index(name.strip("¬")[0].lower()), name)):
         word = " and ".join(WORDS[letter] for letter in name.strip("¬").lower())
         words[name] = f"{'no ' if name[0] == '¬' else ''}{word}{', together' if ' and ' in word else ''}"
+    if any(level.runs for level in arch.layout):
+        words["run"] = "one of several entries that are one page"
     return words | {"F": "frozen: a change of the table is under way", "E": "exclusive: no other table has the page"}
 
 
@@ -227,6 +232,18 @@ def entry_sizes(arch: Arch) -> str:
     ('4', '8 and 4')
     """
     return " and ".join(dict.fromkeys(str(level.word.bytes) for level in arch.layout))
+
+
+def pages(arch: Arch) -> str:
+    """The sizes of its pages in words, those that are runs of entries last.
+
+    >>> import ptl.arch
+    >>> from ptl.arch.bits import pages
+    >>> pages(ptl.arch.get("riscv_sv39"))
+    '4 KiB, 2 MiB, 1 GiB; runs of 64 KiB'
+    """
+    runs = "; runs of " + ", ".join(map(size, arch.run_sizes)) if arch.run_sizes else ""
+    return ", ".join(map(size, arch.page_sizes)) + runs
 
 
 def size(byte_count: int) -> str:

@@ -6,9 +6,11 @@ An entry is one of these, and the rules below tell which, in this order:
     TABLE    matches `Level.table`           points to the table one level down
     HUGE     matches `Level.leaf`            a leaf: maps `Level.span` bytes
     BUSY     equals `Level.busy`             between table and huge leaf
-    INVALID  matches `Level.invalid`         a huge leaf that hardware does not see while it is being split
+    INVALID  matches `Level.invalid`         a leaf that hardware does not see while its size changes
     SOFT     is not present                  software's own: migration, swap, marker
     BAD      anything else                   present, and none of the above
+
+A leaf with the marks of one of `Level.runs` is one of so many neighbours in its table that are one larger page.
 
 EMPTY comes first where an empty slot names a table of nothing (mips): it is that one value, and no other.
 
@@ -222,6 +224,22 @@ class Shadow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """Neighbours in one table, aligned to their number, that are one larger page: they differ in their address at most.
+
+    Accessed and dirty may be set in any of them, and count for all.
+    """
+
+    entries: int
+    """How many: a power of two, at most a table's."""
+    marks: Pattern
+    """What each of them looks like. An ordinary leaf has none of the bits of `mask`, but for those of an address."""
+    is_base: bool = False
+    """Whether each of them has the address of the first; its low bits, which would be 0, may be marks. Otherwise each has
+    its own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Level:
     """One level of the tree: where its index sits in an address, and what its entries look like."""
 
@@ -245,8 +263,10 @@ class Level:
     """Where an entry keeps the address of a table or of the smallest leaf."""
     leaf_field: Field | None = None
     """Where a leaf keeps its address, if not where an entry keeps that of a table."""
+    runs: tuple[Run, ...] = ()
+    """The larger pages that leaves of this level can be together, smallest first."""
     invalid: Pattern | None = None
-    """None where a leaf of this size cannot be split."""
+    """None where a leaf of this size cannot be split, and there are no runs to take apart."""
     invalid_clear: int = 0
     """A leaf becomes invalid by clearing these bits and setting `invalid_set`."""
     invalid_set: int = 0
@@ -281,6 +301,27 @@ class Level:
         own = self.leaf_field or self.address
         return replace(own, mask=own.mask & ~_shifted(self.span - 1, -own.left_shift))
 
+    def run_of(self, raw: int) -> Run | None:
+        """The run that a leaf is part of."""
+        return next((run for run in self.runs if run.marks.matches(raw)), None) if self._may_be_run(raw) else None
+
+    def run_bytes(self, run: Run) -> int:
+        """The bytes that a run of this level maps."""
+        return run.entries * self.span
+
+    def address_in_run(self, run: Run) -> Field:
+        """Where an entry of a run keeps its address, or that of the first."""
+        own = self.leaf_address
+        low = self.run_bytes(run) - 1 if run.is_base else 0
+        return replace(own, mask=own.mask & ~_shifted(low, -own.left_shift))
+
+    def _may_be_run(self, raw: int) -> bool:
+        return any(raw & run.marks.mask & ~self.leaf_address.bits for run in self.runs)
+
+    def lacks_run(self, raw: int) -> bool:
+        """Whether the entry has marks that no run has."""
+        return self._may_be_run(raw) and self.run_of(raw) is None
+
     @property
     def hides_table_at_0(self) -> bool:
         """Whether an entry for a table at address 0 would be an empty one: then no table may lie there."""
@@ -308,12 +349,16 @@ class SoftEntry:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One decoded entry: its state, and for a leaf or a table the address, for a leaf the attributes."""
+    """One decoded entry: its state, and for a leaf or a table the address, for a leaf the attributes.
+
+    `run` is what a leaf is part of; where each entry of the run has the address of the first, `pa` is that.
+    """
 
     state: State
     pa: int | None = None
     flags: str = ""
     frozen: bool = False
+    run: Run | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -368,8 +413,18 @@ class Arch:
 
     @property
     def page_sizes(self) -> tuple[int, ...]:
-        """Every leaf size in bytes, smallest first."""
+        """The bytes of every leaf that is one entry, smallest first: what `PageTable.map` takes by itself."""
         return tuple(level.span for level in self.layout if level.leaf is not None)
+
+    @property
+    def run_sizes(self) -> tuple[int, ...]:
+        """The bytes of every leaf that is a run of entries, smallest first: what `PageTable.map` makes when asked to.
+
+        >>> import ptl.arch
+        >>> ptl.arch.get("arm64_4k").run_sizes
+        (65536, 33554432)
+        """
+        return tuple(sorted(level.run_bytes(run) for level in self.layout for run in level.runs))
 
     @property
     def entry_bytes(self) -> int:
@@ -433,8 +488,8 @@ class Arch:
             raise FormatError(f"{self.name} reserves the encoding of {flags!r}: 'w' needs 'r'")
         return "".join(letter for letter in FLAGS if letter in granted)
 
-    def encode(self, pa: int, flags: str, level: int = 1) -> int:
-        """The entry of a leaf at `level` that maps the physical address with these attributes.
+    def encode(self, pa: int, flags: str, level: int = 1, *, run: Run | None = None) -> int:
+        """The entry of a leaf at `level` that maps the physical address with these attributes; or one of a run's.
 
         Raises AddressError when the address is not aligned to the leaf or wider than the format's physical
         addresses, FormatError when the format has no leaf there or cannot express the flags.
@@ -447,7 +502,8 @@ class Arch:
         if not 0 <= pa < 1 << self.pa_bits or not geometry.leaf_address.holds(pa):
             raise AddressError(f"pa {pa:#x} is outside the {self.pa_bits} bits of {self.name}")
         granted = self.attributes(flags)
-        raw = geometry.leaf_set | geometry.leaf_address.put(pa)
+        field = geometry.leaf_address if run is None else geometry.address_in_run(run)
+        raw = geometry.leaf_set | field.put(pa) | (0 if run is None else run.marks.value)
         for choice in geometry.word.attributes:
             raw |= choice.put(granted)[0]
         return raw
@@ -467,11 +523,11 @@ class Arch:
         if geometry.table is not None and geometry.table.matches(raw):
             return Entry(State.TABLE, geometry.address.get(raw))
         if self._is_leaf(geometry, geometry.leaf, raw):
-            return Entry(State.HUGE, geometry.leaf_address.get(raw), self._flags_of(word, raw), frozen)
+            return self._leaf_entry(State.HUGE, geometry, raw, frozen)
         if geometry.busy and raw == geometry.busy:
             return Entry(State.BUSY, frozen=True)
         if self._is_leaf(geometry, geometry.invalid, raw):
-            return Entry(State.INVALID, geometry.leaf_address.get(raw), self._flags_of(word, raw))
+            return self._leaf_entry(State.INVALID, geometry, raw, frozen)
         if not word.present(raw):
             return Entry(State.SOFT, frozen=frozen)
         return Entry(State.BAD, frozen=frozen)
@@ -528,10 +584,15 @@ class Arch:
             bool(raw & soft.exclusive),
         )
 
+    def _leaf_entry(self, state: State, level: Level, raw: int, frozen: bool) -> Entry:
+        run = level.run_of(raw)
+        field = level.leaf_address if run is None else level.address_in_run(run)
+        return Entry(state, field.get(raw), self._flags_of(level.word, raw), frozen, run)
+
     @staticmethod
     def _is_leaf(level: Level, pattern: Pattern | None, raw: int) -> bool:
         """Whether an entry is a leaf of that pattern: the valid, or the invalid one."""
-        if pattern is None or not pattern.matches(raw):
+        if pattern is None or not pattern.matches(raw) or level.lacks_run(raw):
             return False
         reserved = level.leaf_never is not None and level.leaf_never.matches(raw)
         return not reserved and (not level.leaf_any or bool(raw & level.leaf_any))

@@ -16,7 +16,9 @@
                                     frame number          F       D   A   G   U   X   W   R   V
 
 V valid, R W X permissions, U user, G global, A accessed, D dirty, F frozen: bits 9 and 8 are software's. The frame
-number sits two bits lower than the address it stands for. An entry with V and none of R, W, X points to a table; with
+number sits two bits lower than the address it stands for. N (Svnapot; not in Sv32): the leaf is one of 16 aligned
+neighbours on level 1 that are one page of 64 KiB, all with the frame number of the first, whose low four bits, 0, are
+stored as 1000; any other value there is reserved. An entry with V and none of R, W, X points to a table; with
 R or X it is a leaf, at any level; W without R is reserved. In an entry for a table D, A, U and everything above the
 frame number must be 0; in a leaf above level 1 the low bits of the frame number must be.
 
@@ -24,7 +26,7 @@ Leaves of 512 GiB and 256 TiB, which Sv48 and Sv57 have on levels 4 and 5, are B
 that splitting it takes, and those of 512 GiB alone are 1 GiB.
 
 When V is 0 hardware ignores the rest; software calls the entry present all the same when R or X is set, which is how
-a huge leaf that is being split looks, or bit 5 (no access). Software's entries are Linux's swap entries:
+a leaf whose size changes looks, or bit 5 (no access). Software's entries are Linux's swap entries:
 
     software's    63 ........................... 12   11-7    6   5   4   3   2   1   0
                   offset                              type    E   0   0   0   F   0   0
@@ -38,14 +40,16 @@ bits and its frame number 22: what lies above 4 GiB cannot be the offset of a mi
 
 from __future__ import annotations
 
-from ptl.arch.description import Arch, Choice, Field, Level, Pattern, Soft, Word
+from ptl.arch.description import Arch, Choice, Field, Level, Pattern, Run, Soft, Word
 
 V, R, W, X, U, G, A, D = (1 << bit for bit in range(8))
 ADDRESS = Field(0x003F_FFFF_FFFF_FC00, left_shift=2)
 ADDRESS_32 = Field(0xFFFF_FC00, left_shift=2)
 ABOVE_FRAME_NUMBER = 0xFFC0_0000_0000_0000
+N = 1 << 63
+RUN_64K = Run(entries=16, marks=Pattern(N | 0b1111 << 10, N | 0b1000 << 10), is_base=True)
 SOURCE = (
-    "RISC-V privileged specification 20211203, sections 4.3 (Sv32), 4.4 (Sv39), 4.5 (Sv48), 4.6 (Sv57); "
+    "RISC-V privileged specification 20211203, sections 4.3 (Sv32), 4.4 (Sv39), 4.5 (Sv48), 4.6 (Sv57), 5 (Svnapot); "
     "Linux arch/riscv/include/asm/pgtable-bits.h"
 )
 
@@ -72,9 +76,11 @@ def _level(
     address: Field = ADDRESS,
     above: int = ABOVE_FRAME_NUMBER,
     *,
+    run: Run | None = None,
     leaf_level: bool = False,
     leaf: bool = True,
 ) -> Level:
+    above_leaf = above if run is None else above & ~N
     misaligned = ((1 << shift) - (1 << 12)) >> address.left_shift
     return Level(
         name=name,
@@ -83,12 +89,13 @@ def _level(
         bits=bits,
         table=None if leaf_level else Pattern(V | R | W | X | U | A | D | above, V),
         table_set=V,
-        leaf=Pattern(V | above | misaligned, V) if leaf else None,
+        leaf=Pattern(V | above_leaf | misaligned, V) if leaf else None,
         leaf_any=R | X,
         leaf_never=Pattern(R | W, W),
         leaf_set=V,
         address=address,
-        invalid=Pattern(V | above | misaligned, 0) if leaf and not leaf_level else None,
+        runs=() if run is None else (run,),
+        invalid=Pattern(V | above_leaf | misaligned, 0) if leaf and (not leaf_level or run) else None,
         invalid_clear=V,
         busy=W | U if leaf and not leaf_level else 0,
     )
@@ -111,7 +118,7 @@ def _arch(name: str, title: str, va_bits: int, *layout: Level) -> Arch:
     )
 
 
-_PTE = _level("PTE", 12, leaf_level=True)
+_PTE = _level("PTE", 12, run=RUN_64K, leaf_level=True)
 _PMD = _level("PMD", 21)
 _PUD = _level("PUD", 30)
 _P4D = _level("P4D", 39, leaf=False)

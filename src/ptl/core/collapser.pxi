@@ -62,7 +62,7 @@ cdef int scan_table(
     for i in range(format.entries):
         raw = entry_load(<char *> entries + (i << format.entry_shift), format)
         if is_leaf(format, raw):
-            pa = leaf_address(format, raw)
+            pa = leaf_address(format, raw, i << format.shift)
             if not is_data(tree.block, pa, span(format)):
                 return SCAN_BAD
             owners = data_owners(tree.block, (pa - tree.base) >> tree.block.frame_shift, leaf_order(tree, 1))
@@ -74,7 +74,7 @@ cdef int scan_table(
         elif classify(&tree.format, 1, raw) == SOFT:
             soft += 1
         else:
-            return SCAN_BAD
+            return SCAN_CHANGED if is_invalid(format, raw) else SCAN_BAD
     if empty > most_empty or empty == format.entries:
         return TOO_EMPTY
     if soft > most_soft:

@@ -29,6 +29,7 @@ cdef enum Change:
     CHANGED = 0
     OTHER_VALUE = 1             # the entry was not what the caller expected
     FROZEN = 2                  # walk again
+    PART_OF_RUN = 3             # takes the table's lock (run.pxi, U2)
 
 
 cdef inline int entry_change(
@@ -74,6 +75,8 @@ cdef int leaf_replace(
     cdef uint64_t first = va & ~(span(level) - 1)
     cdef bint begun
     cdef int change
+    if in_run(level, found.raw):
+        return FROZEN if is_frozen(level, found.raw) else PART_OF_RUN
     # Acquire, partner: tree_attach, which waits for this section before the Tlb is filled.
     if load_acquire_pointer(<void **> &tree.attached) is NULL or not is_leaf(level, found.raw):
         return entry_change(me, level, found.slot, expected, desired)
@@ -166,7 +169,10 @@ cdef int page_map(Tree *tree, Record *me, uint64_t va, uint64_t leaf, Found *fou
 
 
 cdef int page_unmap(Tree *tree, Record *me, uint64_t va, Found *found, uint32_t patience) noexcept nogil:
-    """Empty the level-1 entry of va; found.raw and found.state are what it held. As page_map, but never IS_MAPPED."""
+    """Empty the level-1 entry of va; found.raw and found.state are what it held.
+
+    As page_map, but never IS_MAPPED, and IN_RUN when the page is part of a larger one.
+    """
     cdef uint32_t turns = 0
     cdef int change
     while True:
@@ -180,6 +186,8 @@ cdef int page_unmap(Tree *tree, Record *me, uint64_t va, Found *found, uint32_t 
         section_leave(me)
         if change == CHANGED:
             return DONE
+        if change == PART_OF_RUN:
+            return IN_RUN
         if found.level > 1 and found.state != BUSY:
             count_64(&tree.map_failures, 1)
             return NO_TABLE
@@ -199,11 +207,11 @@ cdef int leaf_change(
     """Compare-exchange of the entry that decides about va: a huge leaf, software's in place of one, or of level 1.
 
     DONE; ALREADY when it was another (*expected is it); RESTART when it is not of that level: the same bits may mean
-    another leaf there; NO_TABLE; LIVELOCK.
+    another leaf there; NO_TABLE; IN_RUN, and nothing changed, when it is part of a run; LIVELOCK.
     """
     cdef uint64_t wanted = expected[0]
     cdef uint32_t turns = 0
-    cdef int result
+    cdef int result, change
     while True:
         expected[0] = wanted                        # a frozen entry that was met is no answer
         section_enter(me)
@@ -219,8 +227,13 @@ cdef int leaf_change(
                 expected[0] = found.raw
                 result = ALREADY
             else:
-                result = leaf_replace(tree, me, found, expected, desired, va)
-                result = DONE if result == CHANGED else ALREADY if result == OTHER_VALUE else LIVELOCK
+                change = leaf_replace(tree, me, found, expected, desired, va)
+                if change == CHANGED:
+                    result = DONE
+                elif change == OTHER_VALUE:
+                    result = ALREADY
+                elif change == PART_OF_RUN:
+                    result = IN_RUN
         section_leave(me)
         if result == NO_TABLE:
             count_64(&tree.map_failures, 1)

@@ -22,6 +22,8 @@ cdef enum Fault:
     NO_FLUSH_OF_A_GATHER = 14
     NO_FLUSH_OF_A_TABLE = 15
     SHADOW_AFTER_THE_ENTRY = 16         # two changes of one entry, and the shadow of the first is stored last
+    NO_FLUSH_BEFORE_A_RUN = 17
+    NO_FLUSH_BEFORE_A_RUN_IS_APART = 18
 
 FAULTS = {
     "move looks before it locks": MOVE_LOOKS_BEFORE_IT_LOCKS,
@@ -40,6 +42,8 @@ FAULTS = {
     "no flush of a gather": NO_FLUSH_OF_A_GATHER,
     "no flush of a table that is moved": NO_FLUSH_OF_A_TABLE,
     "shadow after the entry": SHADOW_AFTER_THE_ENTRY,
+    "no flush before a run": NO_FLUSH_BEFORE_A_RUN,
+    "no flush before a run is taken apart": NO_FLUSH_BEFORE_A_RUN_IS_APART,
 }
 """Every fault that a build with PTL_FAULTS=1 can be given, by name."""
 

@@ -10,6 +10,7 @@ cdef enum:
     ATTRIBUTES = 7          # r w x u g a d, in that order; bit n of a set of attributes is letter n
     CHOICE_BITS = 5         # of an entry that one choice takes, at most
     RULES = 6               # of a shadow, at most
+    RUNS = 4                # of a level, at most
 
 cdef enum:                  # letters of an attribute that mean something here
     LETTER_WRITE = 1
@@ -21,7 +22,7 @@ cdef enum EntryState:
     EMPTY = 0
     TABLE = 1
     HUGE = 2                # on level 1, an ordinary leaf
-    INVALID = 3
+    INVALID = 3             # so also a leaf that becomes part of a run, or no longer is
     SOFT = 4
     BAD = 5
     BUSY = 6
@@ -61,6 +62,14 @@ cdef struct Shadow:
     uint64_t always
     Rule rule[RULES]
 
+cdef struct Run:                        # neighbours that are one larger page
+    uint64_t mask
+    uint64_t marks                      # what an entry of it holds under the mask
+    uint64_t aside                      # the mask, and what of an address it does not keep
+    uint64_t bytes
+    uint64_t entries                    # 0: there is no such run
+    bint is_base                        # whether each entry has the address of the first
+
 cdef struct LevelFormat:
     uint64_t table_mask     # what the walk reads comes first
     uint64_t table_value
@@ -86,6 +95,8 @@ cdef struct LevelFormat:
     uint32_t number
     uint32_t has_leaf
     uint32_t leaf_shift
+    uint64_t run_base       # has one of these bits when its run has the address of the first in each entry
+    uint64_t run_any        # what only runs have
     bint empty_is_table
     uint64_t soft_mask      # the offset of a software entry
     uint64_t soft_flip      # the bits of it that are stored inverted
@@ -110,6 +121,7 @@ cdef struct LevelFormat:
     uint64_t busy
     uint64_t entries
     uint64_t table_bytes
+    Run run[RUNS]
     Shadow shadow
 
 cdef struct Format:
@@ -256,8 +268,20 @@ cdef inline uint64_t entry_address(const LevelFormat *level, uint64_t raw) noexc
     return rotate_left(raw & level.address_mask, level.address_shift) | (raw & level.high_mask) << level.high_shift
 
 
-cdef inline uint64_t leaf_address(const LevelFormat *level, uint64_t raw) noexcept nogil:
-    return rotate_left(raw & level.leaf_address_mask, level.leaf_shift) | (raw & level.high_mask) << level.high_shift
+cdef inline uint64_t leaf_address(const LevelFormat *level, uint64_t raw, uint64_t va) noexcept nogil:
+    """What the leaf in the entry of va maps; va matters only within a run."""
+    cdef uint64_t pa = rotate_left(raw & level.leaf_address_mask, level.leaf_shift) | (
+        (raw & level.high_mask) << level.high_shift
+    )
+    return address_in_run(level, raw, pa, va) if raw & level.run_base else pa
+
+
+cdef uint64_t address_in_run(const LevelFormat *level, uint64_t raw, uint64_t pa, uint64_t va) noexcept nogil:
+    """What an entry maps that may have the address of the first one of its run, with marks in the bits that would be 0."""
+    cdef const Run *run = run_of(level, raw)
+    if run is NULL or not run.is_base:
+        return pa
+    return pa & ~(run.bytes - 1) | va & (run.bytes - 1) & ~(span(level) - 1)
 
 
 cdef inline uint64_t table_bits(const LevelFormat *level, uint64_t pa) noexcept nogil:
@@ -297,8 +321,41 @@ cdef inline bint is_invalid(const LevelFormat *level, uint64_t raw) noexcept nog
 
 
 cdef inline bint grants(const LevelFormat *level, uint64_t raw) noexcept nogil:
-    """Where permissions tell a leaf from a table, or some are reserved: whether these are a leaf's."""
-    return (level.leaf_any == 0 or raw & level.leaf_any != 0) and raw & level.reserved_mask != level.reserved_value
+    """Where permissions or marks tell a leaf, or some are reserved: whether these are a leaf's."""
+    return (level.leaf_any == 0 or raw & level.leaf_any != 0) and raw & level.reserved_mask != level.reserved_value and (
+        raw & level.run_any == 0 or run_of(level, raw) is not NULL
+    )
+
+
+cdef inline bint in_run(const LevelFormat *level, uint64_t raw) noexcept nogil:
+    """Whether an entry is a leaf that is part of a run."""
+    return raw & level.run_any != 0 and is_leaf(level, raw)
+
+
+cdef const Run *run_of(const LevelFormat *level, uint64_t raw) noexcept nogil:
+    """The run that a leaf is part of, or NULL."""
+    cdef int i
+    if raw & level.run_any:
+        for i in range(RUNS):
+            if level.run[i].entries and raw & level.run[i].mask == level.run[i].marks:
+                return &level.run[i]
+    return NULL
+
+
+cdef inline uint64_t bytes_of(const LevelFormat *level, const Run *run) noexcept nogil:
+    """What a leaf of that level maps, or a run of them."""
+    return span(level) if run is NULL else run.bytes
+
+
+cdef inline uint64_t run_marked(const Run *run, uint64_t raw) noexcept nogil:
+    """A leaf as part of a run; as it is where the run is NULL."""
+    return raw if run is NULL else raw & ~run.aside | run.marks
+
+
+cdef inline uint64_t run_unmarked(const LevelFormat *level, uint64_t raw, uint64_t va) noexcept nogil:
+    """The leaf in the entry of va, which is part of a run, by itself."""
+    cdef const Run *run = run_of(level, raw)
+    return raw & ~run.aside & ~level.leaf_bits | leaf_bits(level, leaf_address(level, raw, va))
 
 
 cdef inline bint is_present(const LevelFormat *level, uint64_t raw) noexcept nogil:
@@ -390,7 +447,7 @@ cdef inline uint64_t bits_on(const LevelFormat *level, const LevelFormat *other,
     Levels with the same attributes share what else the leaf has, such as how to cache it.
     """
     if level.attributes is other.attributes:
-        return raw & (~(level.leaf_bits | level.leaf_set) | level.attributes.mask)
+        return raw & (~(level.leaf_bits | level.leaf_set | level.run_any) | level.attributes.mask)
     return attribute_bits(other, attributes_of(level, raw))
 
 
@@ -588,7 +645,33 @@ cdef int level_read(LevelFormat *level, object description, bint is_native) exce
     level.leaf_mask, level.leaf_value = pattern_of(description.leaf)
     level.invalid_mask, level.invalid_value = pattern_of(description.invalid)
     level.reserved_mask, level.reserved_value = pattern_of(description.leaf_never)
+    runs_read(level, description)
     return shadow_read(&level.shadow, description.shadow)
+
+
+cdef int runs_read(LevelFormat *level, object description) except -1:
+    cdef Run *run
+    cdef int i
+    if len(description.runs) > RUNS:
+        raise FormatError(f"a level has at most {RUNS} kinds of runs")
+    for i, described in enumerate(description.runs):
+        if described.entries > description.entries or described.entries.bit_count() != 1 or description.invalid is None:
+            raise FormatError(
+                f"a run of {described.entries} entries needs a table of at least as many, a power of two, and what an "
+                "invalid leaf looks like"
+            )
+        run = &level.run[i]
+        run.mask, run.marks = described.marks.mask, described.marks.value
+        run.entries = described.entries
+        run.bytes = description.run_bytes(described)
+        run.is_base = described.is_base
+        run.aside = run.mask | (description.leaf_address.bits & ~description.address_in_run(described).bits)
+        level.run_any |= run.mask & ~level.leaf_bits
+        if run.is_base:
+            level.run_base |= run.mask & ~level.leaf_bits
+        # One bit, and it is a run: there is nothing else to look at.
+        level.leaf_has_more |= len(description.runs) > 1 or run.mask != run.marks or run.mask & level.leaf_bits != 0
+    return 0
 
 
 cdef int shadow_read(Shadow *shadow, object description) except -1:

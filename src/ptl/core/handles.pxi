@@ -173,14 +173,10 @@ cdef class PteMap(Handle):
         return entry_load(entry, &self.pt.tree.format.level[1])
 
     def __getitem__(self, i):
-        cdef char *entry = self.entry(i)
-        cdef uint64_t index = as_index(i, self.pt.tree.format.level[1].entries)
-        return leaf_record(
-            self.pt.tree,
-            1,
-            self.first + (index << self.pt.tree.format.level[1].shift),
-            entry_load(entry, &self.pt.tree.format.level[1]),
-        )
+        cdef Tree *tree = self.pt.tree
+        cdef const LevelFormat *level = &tree.format.level[1]
+        cdef uint64_t raw = entry_load(self.entry(i), level), va = self.first + (as_index(i, level.entries) << level.shift)
+        return leaf_record(tree, 1, va, raw, used_in_run(tree, 1, table_offset(tree.block, self.table), va, raw))
 
     def entries(self):
         """The raw bits of all entries, as an `array.array("Q")`; each is read by itself. Wait-free; O(entries).
@@ -203,7 +199,7 @@ cdef class PteMap(Handle):
 
         Lock-free. False when the entry was not `expected`, and on a frozen entry: then the table is leaving, so map
         again. Raises FormatError for bits that are no leaf, no software entry and not empty; TypeError on a read-only
-        map.
+        map. An entry of a run that are one page is changed as `PageTable.compare_exchange` does it.
         """
         cdef char *entry = self.entry(i)
         cdef const LevelFormat *level = &self.pt.tree.format.level[1]
@@ -215,11 +211,30 @@ cdef class PteMap(Handle):
             raise TypeError("this table was mapped read-only; use pte_map, pte_map_rw or pte_map_lock")
         check_settable(self.pt, 1, new)
         va = self.first + (as_index(i, level.entries) << level.shift)
+        check_run(self.pt, 1, old, new, va)
         found.slot, found.raw, found.level = entry, old, 1
         section_enter(me)
         change = leaf_replace(self.pt.tree, me, &found, &old, new, va)
         section_leave(me)
+        if change == PART_OF_RUN:
+            found.table = table_offset(self.pt.tree.block, self.table)
+            change = self.change_run(me, &found, va, &old, new)
         return change == CHANGED
+
+    cdef int change_run(self, Record *me, const Found *found, uint64_t va, uint64_t *expected, uint64_t desired) except -1:
+        """As run_change, with the table's lock, which this thread may hold already."""
+        cdef uint32_t owner = 0, had
+        cdef int change
+        if lock_owner(&self.table.lock) != me.number:
+            owner = lock_if_attached(self.pt, self.table, self.first, 1)
+            if not owner:
+                return FROZEN
+        critical_enter(me)
+        change = run_change(self.pt.tree, found, va, expected, desired, 0, &had)
+        critical_leave(me)
+        if owner:
+            lock_release_own(&self.table.lock, owner)
+        return change
 
     def __repr__(self):
         state = "closed" if self.closed else "stale" if self.stale else "live"

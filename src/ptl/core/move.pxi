@@ -15,6 +15,9 @@ M3  An entry leaves the old address before it appears at the new one: nobody see
 M4  A fresh leaf table is locked, and its part of the new range frozen, before a slot names it: nobody fills a place in
     between.
 
+M5  A run that stays one at its new address moves as one: hidden from hardware where it was, then entry by entry, and shown
+    when all have left. Any other is taken apart first.
+
 Blocking on the tables of both ranges. Source: Linux mm/mremap.c.
 """
 
@@ -35,6 +38,8 @@ cdef struct Piece:                  # what is moved by one exchange
     uint64_t raw
     uint32_t level
     int state                       # EMPTY: nothing to move; TABLE: a leaf table; otherwise an entry
+    uint64_t table                  # offset of the table that holds it
+    const Run *run                  # that it is part of, or NULL
     bint fits                       # whether the new address can hold it as it is, or it must be split first
 
 
@@ -47,15 +52,19 @@ cdef void move_piece(Move *op, uint64_t va, Piece *piece) noexcept nogil:
     walk(tree, va, 1, &found)
     format = &tree.format.level[found.level]
     piece.slot, piece.raw, piece.level, piece.state = found.slot, found.raw, found.level, found.state
+    piece.table = found.table
+    piece.run = run_of(format, found.raw) if found.state == HUGE else NULL
     piece.last = min(op.old.last, slot_last(format, va))
     piece.fits = found.level == 1 or covers(format, va, piece.last) and op.distance & (span(format) - 1) == 0
     if is_faulty(MOVE_LOOKS_BEFORE_IT_LOCKS) and op.early and va == op.old.first:
         piece.slot, piece.raw, piece.level, piece.state = op.early_slot, op.early, 2, TABLE
+        piece.run = NULL
         piece.last = table_last
     elif found.level == 1 and table_last <= op.old.last and detaches(&op.old, 2, va, table_last):
         walk(tree, va, 2, &found)
         piece.slot, piece.raw, piece.level = found.slot, found.raw, 2
         piece.last = table_last
+        piece.run = NULL
         piece.state = TABLE if table_holds_any(tree, child_offset(tree, 2, found.raw)) else EMPTY
 
 
@@ -135,7 +144,10 @@ cdef void move_commit(Move *op) noexcept nogil:
     cdef uint64_t va = op.old.first
     while True:
         move_piece(op, va, &piece)
-        if piece.state != EMPTY and not piece.fits and piece.state != TABLE:
+        if piece.run is not NULL:
+            if not move_run(op, va, &piece):
+                continue                            # the same address, in leaves by themselves
+        elif piece.state != EMPTY and not piece.fits and piece.state != TABLE:
             if move_split(op, va, &piece):
                 continue                            # the same address, in smaller leaves
         elif piece.state == TABLE:
@@ -216,14 +228,47 @@ cdef void move_entry(Move *op, uint64_t va, Piece *piece) noexcept nogil:
     """Move a leaf of any size, or software's entry; a huge one keeps its parked tables."""
     cdef Tree *tree = op.tree
     cdef const LevelFormat *format = &tree.format.level[piece.level]
-    cdef char *slot = move_target(op, va + op.distance, piece.level)
-    cdef uint64_t raw = entry_load(slot, format)
-    if piece.level > 1 and classify_in_block(tree, piece.level, raw) == TABLE:                  # empty ones
-        entry_exchange(slot, format.empty, format)
-        detach(&op.new, child_offset(tree, piece.level, raw), piece.level - 1)
-    raw = entry_exchange(piece.slot, format.empty, format)   # M3
+    cdef char *slot = move_place(op, va, piece.level)
+    cdef uint64_t raw = entry_exchange(piece.slot, format.empty, format)   # M3
     entry_exchange(slot, thawed(format, raw), format)
     op.moved = True
+
+
+cdef char *move_place(Move *op, uint64_t va, uint32_t level) noexcept nogil:
+    """The slot for an entry of that level at its new address, with nothing in it: there may be empty tables."""
+    cdef Tree *tree = op.tree
+    cdef const LevelFormat *format = &tree.format.level[level]
+    cdef char *slot = move_target(op, va + op.distance, level)
+    cdef uint64_t raw = entry_load(slot, format)
+    if level > 1 and classify_in_block(tree, level, raw) == TABLE:
+        entry_exchange(slot, format.empty, format)
+        detach(&op.new, child_offset(tree, level, raw), level - 1)
+    return slot
+
+
+cdef bint move_run(Move *op, uint64_t va, Piece *piece) noexcept nogil:
+    """Move a run (M5); False when it had to be taken apart: the range cuts it, or it does not fit its new place."""
+    cdef Tree *tree = op.tree
+    cdef const LevelFormat *format = &tree.format.level[piece.level]
+    cdef const Run *run = piece.run
+    cdef uint64_t start = run_start(run, va), raw, i
+    cdef char *slot
+    if start != va or start + (run.bytes - 1) > op.old.last or op.distance & (run.bytes - 1):
+        run_take_apart(
+            tree, op.old.begun, piece.level, piece.table, va, NULL, op.old.first & ~(span(format) - 1), op.old.last
+        )
+        return False
+    run_hide(tree, op.old.begun, piece.level, piece.table, start, run.bytes, NO_FLUSH_BEFORE_A_RUN)
+    for i in range(run.entries):
+        slot = move_place(op, start + (i << format.shift), piece.level)
+        raw = entry_exchange(slot_of(tree, piece.table, piece.level, start + (i << format.shift)), format.empty, format)
+        entry_exchange(slot, raw, format)
+    for i in range(run.entries):
+        slot = move_target(op, start + (i << format.shift) + op.distance, piece.level)
+        entry_exchange(slot, thawed(format, leaf_shown(format, entry_load(slot, format))), format)
+    piece.last = start + (run.bytes - 1)
+    op.moved = True
+    return True
 
 
 cdef bint move_split(Move *op, uint64_t va, Piece *piece) noexcept nogil:
@@ -234,7 +279,7 @@ cdef bint move_split(Move *op, uint64_t va, Piece *piece) noexcept nogil:
     flush(                                                                                      # T7
         tree, op.old.begun, slot_first(tree, piece.level, va), slot_end(tree, piece.level, va), NO_FLUSH_BEFORE_A_CUT
     )
-    table = split_table(tree, piece.level, raw, piece.level - 1)
+    table = split_table(tree, piece.level, raw, piece.level - 1, NULL)
     if table is NULL:
         entry_exchange(piece.slot, raw, &tree.format.level[piece.level])
         return False

@@ -56,12 +56,17 @@ cdef int ptl_compare_exchange(
     """0 when done; ALREADY when the entry was another, or decides on another level than `level`."""
     cdef Record *me = record_of(tree.domain)
     cdef Found found
+    cdef uint32_t had
     cdef int result
     if me is NULL:
         return NO_MEMORY
     if not is_canonical(&tree.format, va) or not 0 < level <= tree.format.levels or not is_settable(tree, level, desired):
         return BAD_ARGUMENT
+    if in_run(&tree.format.level[level], desired) and not follows(&tree.format.level[level], expected, desired, va):
+        return BAD_ARGUMENT
     result = leaf_change(tree, me, va, level, &expected, desired, &found, REWALKS_MAX)
+    if result == IN_RUN:
+        result = leaf_change_in_run(tree, me, va, level, &expected, desired, 0, &had, &found)
     return ALREADY if result == RESTART else result
 
 
@@ -72,7 +77,7 @@ cdef inline bint is_range(Tree *tree, uint64_t va, uint64_t length) noexcept nog
 
 cdef inline bint holds(Tree *tree, uint32_t level, uint64_t pa) noexcept nogil:
     """Whether a leaf of that level can map this physical address."""
-    return leaf_address(&tree.format.level[level], leaf_make(&tree.format.level[level], pa, 0)) == pa
+    return leaf_address(&tree.format.level[level], leaf_make(&tree.format.level[level], pa, 0), 0) == pa
 
 
 cdef int ptl_map(Tree *tree, uint64_t va, uint64_t pa, uint64_t length, uint32_t attributes) noexcept nogil:
@@ -114,7 +119,7 @@ cdef int ptl_unmap(Tree *tree, uint64_t va, uint64_t length) noexcept nogil:
         return BAD_ARGUMENT
     if length == span(&tree.format.level[1]):
         result = page_unmap(tree, me, va, &found, REWALKS_MAX)
-        if result != NO_TABLE:
+        if result != NO_TABLE and result != IN_RUN:
             return result
     memset(&op, 0, sizeof(Range))
     op.tree = tree
@@ -162,4 +167,4 @@ cdef int ptl_split(Tree *tree, uint64_t va) noexcept nogil:
     cdef Found found
     if me is NULL:
         return NO_MEMORY
-    return split(tree, me, va, 0, &found) if is_canonical(&tree.format, va) else BAD_ARGUMENT
+    return split(tree, me, va, 0, NULL, &found) if is_canonical(&tree.format, va) else BAD_ARGUMENT

@@ -14,7 +14,9 @@ R2  While it waits for a lock an operation holds other locks and nothing else; o
     slot that changed before its table was locked makes the whole operation start over, with nothing held.
 R3  The frozen entries keep lock-free writers out, the locks everyone else: a range is serialisable against ranges,
     transitions and single changes. Readers see each entry change by itself.
-R4  A private table is filled with plain stores and is complete, the range's changes included, before a slot names it.
+R4  A run that the range cuts, or puts smaller leaves over, is frozen whole and taken apart first (run.pxi, U3). It lies in one
+    table, so no further lock is needed.
+R5  A private table is filled with plain stores and is complete, the range's changes included, before a slot names it.
 
 The tables locked are chained through their descriptors, so none of this allocates. Blocking on the tables it touches.
 """
@@ -35,6 +37,7 @@ cdef struct Range:
     uint64_t pa_less_va         # modulo 2**64; for a move, the distance to the other side
     uint32_t attributes
     uint32_t leaf_level         # of the leaves to make, or 0 for the largest that fit
+    const Run *run              # that they are to be, or NULL
     bint replace
     bint is_gathered            # whether the caller flushes what is gone, later
     bint begun                  # whether there are TLBs to flush
@@ -288,6 +291,8 @@ cdef int range_freeze(Range *op, uint64_t table, uint32_t level, uint64_t va, ui
             if state == HUGE or level == 1 or owns_tables(tree, level, state):
                 raw = entry_freeze(format, slot)
                 state = classify(&tree.format, level, raw)
+                if is_part(format, raw, state):
+                    run_freeze_outside(op, table, level, raw, va, part)
             if state == BAD and (op.kind == PROTECT or op.kind == MOVE_FROM or not covers(format, va, part)):
                 result = IS_BAD
             elif state == INVALID or state == BUSY:     # of nobody's making: we hold the lock
@@ -320,9 +325,38 @@ cdef void range_thaw(Range *op, uint64_t table, uint32_t level, uint64_t va, uin
             range_thaw(op, child_offset(tree, level, raw), level - 1, va, part)
         elif locked and is_frozen(format, raw) and state != BUSY:
             entry_thaw(format, slot)
+            if is_part(format, raw, state):
+                run_thaw_outside(op, table, level, raw, va, part)
         if part == last:
             return
         va = part + 1
+
+
+cdef void run_freeze_outside(
+    Range *op, uint64_t table, uint32_t level, uint64_t raw, uint64_t va, uint64_t last
+) noexcept nogil:
+    """Freeze what the run of an entry that covers [va, last] has outside the range (R4), when that is an end of the range."""
+    cdef const LevelFormat *format = &op.tree.format.level[level]
+    cdef const Run *run = run_of(format, raw)
+    cdef uint64_t start = run_start(run, va), end = start + run.bytes, own = va & ~(span(format) - 1)
+    if va == op.first:
+        run_freeze(op.tree, level, table, start, own - start)
+    if last == op.last:
+        own += span(format)
+        run_freeze(op.tree, level, table, own, end - own)
+
+
+cdef void run_thaw_outside(
+    Range *op, uint64_t table, uint32_t level, uint64_t raw, uint64_t va, uint64_t last
+) noexcept nogil:
+    """Undo a run_freeze_outside."""
+    cdef const LevelFormat *format = &op.tree.format.level[level]
+    cdef const Run *run = run_of(format, raw)
+    cdef uint64_t start = run_start(run, va), at, i
+    for i in range(run.entries):
+        at = start + (i << format.shift)
+        if va == op.first and at < va & ~(span(format) - 1) or last == op.last and at > last:
+            entry_thaw(format, slot_of(op.tree, table, level, at))
 
 
 # -- commit -----------------------------------------------------------------------------------------------------------
@@ -330,7 +364,7 @@ cdef void range_thaw(Range *op, uint64_t table, uint32_t level, uint64_t va, uin
 cdef void range_commit(
     Range *op, uint64_t table, uint32_t level, uint64_t va, uint64_t last, bint private
 ) noexcept nogil:
-    """Store the final value of everything in [va, last]; a private table is one that no slot names yet (R4)."""
+    """Store the final value of everything in [va, last]; a private table is one that no slot names yet (R5)."""
     cdef Tree *tree = op.tree
     cdef const LevelFormat *format = &tree.format.level[level]
     cdef uint64_t raw, part
@@ -341,7 +375,13 @@ cdef void range_commit(
         slot = slot_of(tree, table, level, va)
         raw = entry_load(slot, format)
         state = classify_in_block(tree, level, raw)
-        if op.kind == MAP and is_leaf_here(op, level, va, part):
+        if is_part(format, raw, state) and comes_apart(op, level, raw, va):
+            run_take_apart(tree, op.begun, level, table, va, NULL, op.first & ~(span(format) - 1), op.last)
+            raw = entry_load(slot, format)
+        if op.run is not NULL and not private and is_leaf_here(op, level, va, part):
+            commit_run(op, table, level, va)
+            part = va + (op.run.bytes - 1)
+        elif op.kind == MAP and is_leaf_here(op, level, va, part):
             commit_leaf(op, slot, level, raw, state, va, private)
         elif state == TABLE and detaches(op, level, va, part):
             entry_replace(format, slot, format.empty, private)
@@ -373,7 +413,7 @@ cdef inline void commit_leaf(
     """Put a leaf over all of a slot, whatever is there."""
     cdef Tree *tree = op.tree
     cdef const LevelFormat *format = &tree.format.level[level]
-    cdef uint64_t leaf = leaf_make(format, va + op.pa_less_va, attribute_bits(format, op.attributes))
+    cdef uint64_t leaf = run_marked(op.run, leaf_make(format, va + op.pa_less_va, attribute_bits(format, op.attributes)))
     if level == 1:
         entry_replace(format, slot, leaf, private)
         return
@@ -388,6 +428,41 @@ cdef inline void commit_leaf(
     entry_replace(format, slot, leaf, private)
 
 
+cdef inline bint comes_apart(Range *op, uint32_t level, uint64_t raw, uint64_t va) noexcept nogil:
+    """Whether the range changes a part of the run that an entry of va is part of, or puts smaller leaves in its place."""
+    cdef const Run *run = run_of(&op.tree.format.level[level], raw)
+    cdef uint64_t start = run_start(run, va)
+    if op.kind == MAP and (op.run is NULL or op.run.bytes < run.bytes):
+        return True
+    return start < op.first or start + (run.bytes - 1) > op.last
+
+
+cdef void commit_run(Range *op, uint64_t table, uint32_t level, uint64_t start) noexcept nogil:
+    """Put one run of leaves over as many entries, whatever is there: first let hardware see none of it."""
+    cdef Tree *tree = op.tree
+    cdef const LevelFormat *format = &tree.format.level[level]
+    cdef uint64_t raw, bits = attribute_bits(format, op.attributes), va, i
+    cdef char *slot
+    cdef int state
+    for i in range(op.run.entries):
+        slot = slot_of(tree, table, level, start + (i << format.shift))
+        raw = entry_load(slot, format)
+        state = classify_in_block(tree, level, raw)
+        if state == TABLE:
+            entry_exchange(slot, format.busy, format)                                   # T4
+            detach(op, child_offset(tree, level, raw), level - 1)
+        elif owns_tables(tree, level, state):
+            op.dropped_leaves[level] += 1
+        if level > 1:
+            op.parked_leaves[level] -= 1                                            # the leaf owns them now
+    run_hide(tree, op.begun, level, table, start, op.run.bytes, NO_FLUSH_BEFORE_A_RUN)
+    for i in range(op.run.entries):
+        va = start + (i << format.shift)
+        entry_exchange(
+            slot_of(tree, table, level, va), run_marked(op.run, leaf_make(format, va + op.pa_less_va, bits)), format
+        )
+
+
 cdef void commit_fresh(
     Range *op, char *slot, uint32_t level, uint64_t va, uint64_t last, bint private
 ) noexcept nogil:
@@ -398,7 +473,9 @@ cdef void commit_fresh(
     table.link = NULL
     table.level = level - 1
     if level == 2 and covers(&tree.format.level[2], va, last):
-        table_fill_leaves(tree, table, 1, va + op.pa_less_va, attribute_bits(&tree.format.level[1], op.attributes))
+        table_fill_leaves(
+            tree, table, 1, va + op.pa_less_va, attribute_bits(&tree.format.level[1], op.attributes), op.run
+        )
     else:
         table_fill_empty(tree, table, level - 1)
         range_commit(op, table_offset(tree.block, table), level - 1, va, last, True)
@@ -418,7 +495,7 @@ cdef void commit_split(
     else:
         raw = slot_invalidate(tree, slot, level)
         flush(tree, op.begun, slot_first(tree, level, va), slot_end(tree, level, va), NO_FLUSH_BEFORE_A_CUT)       # T7
-    table = split_table(tree, level, raw, level - 1)
+    table = split_table(tree, level, raw, level - 1, NULL)
     if table is NULL:                                   # an entry of nobody's making, and no frames: let it be
         if not private:
             entry_exchange(slot, raw, format)

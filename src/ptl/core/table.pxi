@@ -9,7 +9,10 @@ cdef enum:
 
 @cython.dataclasses.dataclass(frozen=True, repr=False)
 cdef class Leaf:
-    """An entry that maps memory: `size` bytes from `va` to `pa`; `raw` is the entry as the hardware reads it."""
+    """An entry that maps memory: `size` bytes from `va` to `pa`; `raw` is the entry as the hardware reads it.
+
+    Or a run of entries that are one page: `raw` is then the one that was found, `flags` has accessed and dirty of any.
+    """
     va: object
     pa: object
     size: object
@@ -57,16 +60,18 @@ cdef tuple FLAG_TEXT = tuple(
 )
 
 
-cdef object leaf_record(Tree *tree, uint32_t level, uint64_t va, uint64_t raw):
-    """The Leaf that an entry of that level is for the entry's first address, or None."""
+cdef object leaf_record(Tree *tree, uint32_t level, uint64_t va, uint64_t raw, uint32_t used):
+    """The Leaf that the entry of va is, of a table of that level, with what its run has `used` besides; or None."""
     cdef const LevelFormat *format = &tree.format.level[level]
+    cdef uint64_t size
     if not is_leaf(format, raw) and not is_invalid(format, raw):
         return None
+    size = bytes_of(format, run_of(format, raw))
     return Leaf(
-        va & ~(span(format) - 1),
-        leaf_address(format, raw),
-        span(format),
-        FLAG_TEXT[attributes_of(format, raw)],
+        va & ~(size - 1),
+        leaf_address(format, raw, va) & ~(size - 1),
+        size,
+        FLAG_TEXT[attributes_of(format, raw) | used],
         level,
         raw,
     )
@@ -300,11 +305,15 @@ cdef class PageTable:
         raise PageFault(address, found.level, state_of(found.state))
 
     def lookup(self, va, /):
-        """The `Leaf` that maps an address, or None. Progress and errors as `translate` of one; O(levels)."""
+        """The `Leaf` that maps an address, or None. Progress and errors as `translate` of one; O(levels).
+
+        Of a run of entries that are one page, it is that page. Accessed and dirty are then read entry by entry: what some
+        entry had all the time is there, and what is there was some entry's at some moment of the call.
+        """
         cdef Found found
         cdef uint64_t address = canonical(self, va)
-        find_entry(self, address, &found)
-        return leaf_record(self.tree, found.level, address, found.raw)
+        cdef uint32_t used = find_leaf(self, address, &found)
+        return leaf_record(self.tree, found.level, address, found.raw, used)
 
     def walk(self, va, /):
         """The whole path of an address: a `Walk`. Progress and errors as `translate` of one, but a fault is no error.
@@ -324,7 +333,7 @@ cdef class PageTable:
         cdef uint64_t table
         cdef uint64_t raws[LEVELS + 1]
         cdef uint64_t tables[LEVELS + 1]
-        cdef uint32_t level
+        cdef uint32_t level, used
         section_enter(me)
         table = tree.root
         level = tree.format.levels
@@ -335,6 +344,7 @@ cdef class PageTable:
                 break
             table = child_offset(tree, level, raws[level])
             level -= 1
+        used = used_in_run(tree, level, table, address, raws[level])
         section_leave(me)
         steps = []
         for number in range(tree.format.levels, level - 1, -1):
@@ -346,7 +356,7 @@ cdef class PageTable:
                 raws[number],
                 state_of(classify_in_block(tree, number, raws[number])),
             ))
-        leaf = leaf_record(tree, level, address, raws[level])
+        leaf = leaf_record(tree, level, address, raws[level], used)
         fault = None if leaf is not None else str(PageFault(address, level, steps[len(steps) - 1].state))
         return Walk(address, tuple(steps), leaf, fault)
 
@@ -357,7 +367,8 @@ cdef class PageTable:
 
         length: bytes, a multiple of the page size; by default one page.
         flags: any of "rwxugad"; what the format cannot withhold is granted, as `lookup` shows.
-        page_size: the size of every leaf; by default the largest that fit.
+        page_size: the size of every leaf; by default the largest that fit, of those that are one entry. With one of
+            `arch.run_sizes` each leaf is a run of entries.
         replace: whether to take the place of what is there.
 
         Raises AlreadyMapped (without replace), AddressError, FormatError, OutOfFrames, and RuntimeError when this thread
@@ -373,7 +384,7 @@ cdef class PageTable:
         memset(&op, 0, sizeof(Range))
         if page_size is not None:
             size = as_count(page_size, "page_size")
-            op.leaf_level = level_of_page(self, size)
+            op.leaf_level = level_of_page(self, size, &op.run)
         bytes = size if length is None else as_address(length, "length")
         check_range(self, first, bytes, size)
         if target & (size - 1):
@@ -401,8 +412,8 @@ cdef class PageTable:
     def unmap(self, va, length, /):
         """Empty what a range holds, software's own entries too, and return how many bytes that was; holes are passed over.
 
-        A huge leaf that the range cuts is split first; a table that it covers is retired. Errors, progress and cost as
-        `map`, but it needs no memory.
+        A huge leaf that the range cuts is split first, and a run of entries that are one page taken apart; a table that it
+        covers is retired. Errors, progress and cost as `map`, but it needs no memory.
         """
         cdef Range op
         cdef Found found
@@ -421,7 +432,7 @@ cdef class PageTable:
             if result == DONE:
                 return 0 if found.state == EMPTY else size
             op.where_level, op.where_state = found.level, found.state
-        if result == NO_TABLE:
+        if result == NO_TABLE or result == IN_RUN:
             op.kind = UNMAP
             result = range_run(self, &op, me, first, bytes)
         if result != DONE:
@@ -431,8 +442,8 @@ cdef class PageTable:
     def protect(self, va, length, flags, /):
         """Give what is mapped in a range these attributes, and return how many bytes changed; holes are passed over.
 
-        Accessed and dirty, once set, stay. A huge leaf that the range cuts is split first. Errors, progress and cost as
-        `map` of a range, but it needs no memory.
+        Accessed and dirty, once set, stay. A huge leaf that the range cuts is split first, and a run of entries that are
+        one page taken apart. Errors, progress and cost as `map` of a range, but it needs no memory.
         """
         cdef Range op
         cdef Record *me = own_record(self)
@@ -459,6 +470,11 @@ cdef class PageTable:
         the leaf table. Lock-free; while the entry is frozen it walks again. Raises PageFault when there is none,
         FormatError for bits that are no leaf, no software entry and, in the leaf table, not empty; and for a software
         entry in place of a huge leaf whose pages would have no offsets left.
+
+        An entry of a run that are one page is changed under the lock of its table: blocking on it, unless this thread
+        holds it. When the new one is part of such a run too, all entries change, and keep what they have of accessed and
+        dirty beyond `expected`; otherwise the run is taken apart. An entry becomes part of a run in no other way:
+        FormatError.
         """
         cdef uint64_t old = as_entry(self.tree, expected)
         cdef uint32_t only = 0 if level is None else level_number(self, level, 1)
@@ -477,12 +493,15 @@ cdef class PageTable:
     def test_and_clear(self, va, flag, /):
         """Withdraw one attribute of the leaf that maps an address, and return whether it was granted.
 
-        flag: one letter of "rwxugad". Lock-free. Raises PageFault when nothing is mapped there, FormatError for an
-        attribute that the format cannot withhold.
+        flag: one letter of "rwxugad". Lock-free; for a run of entries that are one page, which is changed as one, blocking
+        on its table. Raises PageFault when nothing is mapped there, FormatError for an attribute that the format cannot
+        withhold.
         """
-        cdef uint64_t address = canonical(self, va), old
+        cdef uint64_t address = canonical(self, va), old, new
+        cdef const LevelFormat *format
         cdef Found found
-        cdef int letter
+        cdef uint32_t had
+        cdef int letter, result
         if not isinstance(flag, str):
             raise TypeError(f"flag must be a string of one letter of {FLAGS!r}, not {type(flag).__name__}")
         if len(flag) != 1:
@@ -491,16 +510,22 @@ cdef class PageTable:
         if letter < 0 or not self.tree.format.level[1].attributes.letters >> <uint32_t> letter & 1:
             raise FormatError(f"{self.arch.name} has no bit for flag {flag!r}")
         while True:
-            find_settled(self, address, &found)
+            had = find_settled(self, address, &found)
             if found.state != HUGE:
                 raise PageFault(address, found.level, state_of(found.state))
-            if not attributes_of(&self.tree.format.level[found.level], found.raw) >> letter & 1:
+            format = &self.tree.format.level[found.level]
+            old = thawed(format, found.raw)
+            if not (had | attributes_of(format, old)) >> <uint32_t> letter & 1:
                 return False
-            old = thawed(&self.tree.format.level[found.level], found.raw)
-            if change_leaf(
-                self, address, &old, attribute_cleared(&self.tree.format.level[found.level], old, letter), found.level
-            ):
-                return True
+            new = attribute_cleared(format, old, letter)
+            if not in_run(format, old):
+                if change_leaf(self, address, &old, new, found.level):
+                    return True
+                continue
+            check_settable(self, found.level, new)
+            result = change_in_run(self, address, found.level, &old, new, <uint32_t> 1 << letter, &had)
+            if result == DONE:
+                return bool(had >> <uint32_t> letter & 1)
 
     # -- the fallible map and lock
 
@@ -597,9 +622,11 @@ cdef class PageTable:
             result = retract(self.tree, me, address, number, &found)
         return outcome(self, result, address, &found)
 
-    def collapse(self, va, pa=None, /, *, level=2, holes=0, flags=None):
+    def collapse(self, va, pa=None, /, *, level=None, page_size=None, holes=0, flags=None):
         """TABLE to HUGE, for the slot of an address on a level: an `Outcome`.
 
+        page_size: the bytes of the leaf to make, in place of its level. With one of `arch.run_sizes`, leaves that are
+            neighbours in their table become a run, and no table goes.
         pa: None to make one leaf of entries that map one aligned run of frames; or where to move to, the address of a
             run of frames as long as the leaf. The contents are copied where both sides are data of the table's Frames
             (`Frames.alloc`); elsewhere copying is the caller's.
@@ -610,16 +637,32 @@ cdef class PageTable:
         DONE, ALREADY when it is a huge leaf, IS_HUGE when one above it is, NO_TABLE, NOT_FULL, NOT_HUGE (an entry is a
         table), NOT_CONTIGUOUS, MIXED_FLAGS, IS_SOFT, IS_BAD. Accessed and dirty are set when any entry had them. Raises
         OutOfFrames when there is no table to park for a later split, AddressError, FormatError, and ValueError for holes
-        without pa. Blocking on the two tables; translations stay valid throughout, and pages are read-only while they
-        are copied.
+        without pa or both level and page_size. Blocking on the two tables, or the one that holds the run; translations
+        stay valid throughout, and pages are read-only while they are copied.
+
+        >>> import ptl
+        >>> pt = ptl.PageTable("arm64")
+        >>> pt.map(0x10000, 0x40000, 0x10000, page_size=4096)
+        >>> pt.collapse(0x10000, page_size=65536)
+        <Outcome.DONE: 0>
+        >>> hex(pt.lookup(0x13000).size)
+        '0x10000'
         """
         cdef uint64_t address = canonical(self, va)
-        cdef uint32_t number = level_number(self, level, 2)
-        cdef uint64_t bytes = span(&self.tree.format.level[number])
+        cdef uint32_t number
+        cdef const Run *run = NULL
+        cdef uint64_t bytes
         cdef Record *me = own_record(self)
         cdef Collapse how
         cdef Found found
         cdef int result
+        if page_size is None:
+            number = level_number(self, 2 if level is None else level, 2)
+        elif level is None:
+            number = level_of_page(self, as_count(page_size, "page_size"), &run)
+        else:
+            raise ValueError("level and page_size are two ways to say which leaf")
+        bytes = bytes_of(&self.tree.format.level[number], run)
         memset(&how, 0, sizeof(Collapse))
         how.pa = UNMAPPED_RAW
         how.holes = as_count(holes, "holes")
@@ -634,26 +677,31 @@ cdef class PageTable:
         elif how.holes:
             raise ValueError("holes need pa: frames that they become part of")
         with nogil:
-            result = collapse(self.tree, me, address, number, &how, &found)
+            if run is not NULL:
+                result = collapse_to_run(self.tree, me, address, number, run, &how, &found)
+            else:
+                result = collapse(self.tree, me, address, number, &how, &found)
         return outcome(self, result, address, &found)
 
     def split(self, va, /, page_size=None):
         """HUGE to TABLE, for the huge leaf that maps an address: an `Outcome`.
 
-        page_size: the bytes of every leaf that it becomes; by default the next smaller size.
+        page_size: the bytes of every leaf that it becomes; by default the next smaller size that is one entry.
 
-        DONE: smaller leaves map the same. Software's entry in place of a huge leaf becomes one of each smaller page, their
+        DONE: smaller leaves map the same. A run of entries that are one page is taken apart, in the table where it is.
+        Software's entry in place of a huge leaf becomes one of each smaller page, their
         offsets counted up. NOT_HUGE when neither is there; ALREADY when the leaf is no larger than `page_size`. Cannot
         fail for memory: the leaf had its tables parked. Blocking on the table that holds the leaf. Raises AddressError
         for a size that the format does not have.
         """
         cdef uint64_t address = canonical(self, va)
-        cdef uint32_t target = 0 if page_size is None else level_of_page(self, as_count(page_size, "page_size"))
+        cdef const Run *run = NULL
+        cdef uint32_t target = 0 if page_size is None else level_of_page(self, as_count(page_size, "page_size"), &run)
         cdef Record *me = own_record(self)
         cdef Found found
         cdef int result
         with nogil:
-            result = split(self.tree, me, address, target, &found)
+            result = split(self.tree, me, address, target, run, &found)
         return outcome(self, result, address, &found)
 
     def reclaim_empty(self, va, length, /):
@@ -691,7 +739,7 @@ cdef class PageTable:
         """Move everything in a range to another address: an `Outcome`; leaf tables whole where both sides allow it.
 
         DONE, or NO_TABLE when there was nothing. A huge leaf that the range cuts, or that does not fit its new address, is
-        split first; software's own entries move too. Readers see each entry leave before it appears. Raises AlreadyMapped
+        split first, and a run of entries that are one page taken apart; software's own entries move too. Readers see each entry leave before it appears. Raises AlreadyMapped
         when there is anything in the new range, AddressError when the two overlap, OutOfFrames, FormatError for a bad
         entry; the table is then as before. Blocking on the tables of both ranges. O(pages), O(1) for a huge leaf.
 
@@ -750,7 +798,7 @@ cdef class PageTable:
         For use when no other thread is changing the table. Raises InvariantError, which names the invariant: I1 a slot
         holds one of the lasting states, and nothing is frozen; I6 no lock is held by another thread; I7 no table has
         more unpins than pins; I8 no table in the tree is free or retired; I10 as many tables and bytes as counted; I11
-        every huge leaf has its tables parked; I12 each table is named by one slot. O(entries).
+        every huge leaf has its tables parked; I12 each table is named by one slot; U1 runs are whole. O(entries).
         """
         cdef uint64_t parked[TABLE_ORDERS]
         cdef uint32_t order
@@ -793,14 +841,39 @@ cdef int find_entry(PageTable pt, uint64_t va, Found *found) except -1:
     return 0
 
 
-cdef int find_settled(PageTable pt, uint64_t va, Found *found) except -1:
-    """As find_entry, for somebody who will change the entry: waits for a split in progress."""
-    cdef uint32_t turns = 0
+cdef uint32_t find_leaf(PageTable pt, uint64_t va, Found *found) except? 0xffffffff:
+    """As find_entry; accessed and dirty of any entry of the run that it is part of, if it is."""
+    cdef Record *me = own_record(pt)
+    cdef uint32_t used
     find_entry(pt, va, found)
-    while found.state == INVALID:
-        give_way(pt, va, &turns)
+    # Ends: the next turn of whoever changes it would have to fall in the same place again.
+    while is_part(&pt.tree.format.level[found.level], found.raw, found.state):
+        section_enter(me)
+        walk(pt.tree, va, 1, found)
+        used = used_in_run(pt.tree, found.level, found.table, va, found.raw)
+        section_leave(me)
+        if found.state != BUSY:
+            return used
         find_entry(pt, va, found)
     return 0
+
+
+cdef uint32_t used_in_run(Tree *tree, uint32_t level, uint64_t table, uint64_t va, uint64_t raw) noexcept nogil:
+    """Accessed and dirty of the run that the entry of va in a table is part of (run.pxi, U5); 0 if it is part of none."""
+    cdef const LevelFormat *format = &tree.format.level[level]
+    cdef const Run *run = run_of(format, raw)
+    if run is NULL or not is_leaf(format, raw) and not is_invalid(format, raw):
+        return 0
+    return run_used(tree, level, table, run_start(run, va), run.bytes)
+
+
+cdef uint32_t find_settled(PageTable pt, uint64_t va, Found *found) except? 0xffffffff:
+    """As find_leaf, for somebody who will change the entry: waits until its size has changed."""
+    cdef uint32_t turns = 0, used = find_leaf(pt, va, found)
+    while found.state == INVALID:
+        give_way(pt, va, &turns)
+        used = find_leaf(pt, va, found)
+    return used
 
 
 cdef object translate_buffer(PageTable pt, object vas, object out):
@@ -847,7 +920,7 @@ cdef bint change_leaf(PageTable pt, uint64_t va, uint64_t *expected, uint64_t de
     cdef Record *me = own_record(pt)
     cdef Found found
     cdef uint64_t old
-    cdef uint32_t level
+    cdef uint32_t level, had
     cdef int result = RESTART
     while result == RESTART:                        # ends: the level changes only by somebody's transition
         find_settled(pt, va, &found)
@@ -859,16 +932,33 @@ cdef bint change_leaf(PageTable pt, uint64_t va, uint64_t *expected, uint64_t de
         if thawed(&pt.tree.format.level[level], found.raw) != expected[0] and is_settable_somewhere(pt.tree, desired):
             return False                            # an entry for another level is no error, if that level was meant
         check_settable(pt, level, desired)
+        check_run(pt, level, found.raw, desired, va)
         old = expected[0]
         result = leaf_change(pt.tree, me, va, level, &old, desired, &found, PATIENCE)
         if result == LIVELOCK:
             with nogil:
                 result = leaf_change(pt.tree, me, va, level, &old, desired, &found, REWALKS_MAX)
+        if result == IN_RUN:
+            result = change_in_run(pt, va, level, &old, desired, 0, &had)
     if result == LIVELOCK:
         raise livelock(va, &found)
     if result == NO_TABLE:
         raise PageFault(va, found.level, state_of(found.state))
     return result == DONE
+
+
+cdef int change_in_run(
+    PageTable pt, uint64_t va, uint32_t level, uint64_t *expected, uint64_t desired, uint32_t withdrawn, uint32_t *had
+) except -1:
+    """leaf_change_in_run without the GIL: DONE, ALREADY, RESTART."""
+    cdef Record *me = own_record(pt)
+    cdef Found found
+    cdef int result
+    with nogil:
+        result = leaf_change_in_run(pt.tree, me, va, level, expected, desired, withdrawn, had, &found)
+    if result == LIVELOCK:
+        raise livelock(va, &found)
+    return result
 
 
 cdef object alloc_and_map(PageTable pt, uint64_t va, bint lock):
@@ -879,6 +969,30 @@ cdef object alloc_and_map(PageTable pt, uint64_t va, bint lock):
         if handle is not None or outcome in (Outcome.IS_HUGE, Outcome.IS_SOFT, Outcome.IS_BAD):
             return handle
         give_way(pt, va, &turns)      # the table came and went between the two
+
+
+cdef int check_run_whole(PageTable pt, uint64_t table, uint32_t level, uint64_t i, uint64_t raw, str where) except -1:
+    """Where one entry is part of a run, all are that belong to it, and map what follows the first (run.pxi, U1)."""
+    cdef const LevelFormat *format = &pt.tree.format.level[level]
+    cdef const Run *run = run_of(format, raw)
+    cdef uint64_t first = i & ~(run.entries - 1), part, pa, other
+    cdef char *entries = pt.tree.memory + table
+    other = entry_load(entries + (first << format.entry_shift), format)
+    broken(
+        is_part_of(format, other, run), "U1", f"entry {i} of {where} holds {raw:#x}, and {first}, of that run, {other:#x}"
+    )
+    if i != first:
+        return 0                                    # looked at from there
+    pa = leaf_address(format, raw, first << format.shift)
+    broken(pa & (run.bytes - 1) == 0, "U1", f"entry {i} of {where} holds {raw:#x}, a run of frames that are not aligned")
+    for part in range(first, first + run.entries):
+        other = entry_load(entries + (part << format.entry_shift), format)
+        broken(
+            is_part_of(format, other, run) and not differ(format, other, raw)
+            and leaf_address(format, other, part << format.shift) == pa + ((part - first) << format.shift),
+            "U1", f"entry {i} of {where} holds {raw:#x}, and {part}, of that run, {other:#x}",
+        )
+    return 0
 
 
 cdef int check_table(PageTable pt, uint64_t offset, uint32_t level, uint64_t va, set seen, uint64_t *parked) except -1:
@@ -911,6 +1025,8 @@ cdef int check_table(PageTable pt, uint64_t offset, uint32_t level, uint64_t va,
         state = classify_in_block(tree, level, raw)
         if is_frozen(format, raw) or state == INVALID or state == BAD or state == BUSY:
             raise InvariantError(f"I1: entry {i} of {where} holds {raw:#x}: {state_of(state).name} or frozen, at rest")
+        if state == HUGE and in_run(format, raw):
+            check_run_whole(pt, offset, level, i, raw, where)
         if state == TABLE:
             check_table(
                 pt, child_offset(tree, level, raw), level - 1, va_of_index(&tree.format, level, va, i), seen, parked
@@ -929,7 +1045,7 @@ cdef int dump_table(PageTable pt, uint64_t offset, uint32_t level, uint64_t va, 
     cdef uint64_t raw, i, first
     cdef int state
     indent = "  " * (tree.format.levels - level + 1)
-    run = None                          # first address, last address, pa of the first, flags
+    run = None                          # first address, last address, pa of the first, flags, size of a leaf
     for i in range(format.entries + 1):
         raw = format.empty
         if i < format.entries:
@@ -937,17 +1053,19 @@ cdef int dump_table(PageTable pt, uint64_t offset, uint32_t level, uint64_t va, 
         state = classify_in_block(tree, level, raw)
         first = va_of_index(&tree.format, level, va, i)
         if run is not None:
-            start, end, pa, flags = run
+            start, end, pa, flags, size = run
             if state == HUGE and flags == FLAG_TEXT[attributes_of(format, raw)] and (
-                leaf_address(format, raw) == pa + (end - start)
+                leaf_address(format, raw, first) == pa + (end - start) and size == bytes_of(format, run_of(format, raw))
             ):
-                run = start, end + span(format), pa, flags
+                run = start, end + span(format), pa, flags, size
                 continue
-            size = span(format)
-            lines.append(f"{indent}{start:#x}-{end:#x} -> {pa:#x} {flags} {(end - start) // size} x {size:#x}")
+            lines.append(f"{indent}{start:#x}-{end:#x} -> {pa:#x} {flags} {max(1, (end - start) // size)} x {size:#x}")
             run = None
         if state == HUGE:
-            run = first, first + span(format), leaf_address(format, raw), FLAG_TEXT[attributes_of(format, raw)]
+            run = (
+                first, first + span(format), leaf_address(format, raw, first), FLAG_TEXT[attributes_of(format, raw)],
+                bytes_of(format, run_of(format, raw)),
+            )
         elif state == TABLE:
             lines.append(f"{indent}{first:#x} level {level - 1} table at {tree.base + child_offset(tree, level, raw):#x}")
             dump_table(pt, child_offset(tree, level, raw), level - 1, first, lines)
@@ -978,12 +1096,23 @@ cdef int check_range(PageTable pt, uint64_t va, uint64_t length, uint64_t size) 
     return 0
 
 
-cdef uint32_t level_of_page(PageTable pt, uint64_t size) except 0:
+cdef uint32_t level_of_page(PageTable pt, uint64_t size, const Run **run) except 0:
+    """The level of leaves of that size, and the run that they are there, or NULL."""
+    cdef const LevelFormat *format
     cdef uint32_t level
+    cdef int i
+    run[0] = NULL
     for level in range(1, pt.tree.format.levels + 1):
-        if pt.tree.format.level[level].has_leaf and span(&pt.tree.format.level[level]) == size:
+        format = &pt.tree.format.level[level]
+        if format.has_leaf and span(format) == size:
             return level
-    raise AddressError(f"{pt.arch.name} has no pages of {size:#x} bytes; its sizes are {pt.arch.page_sizes}")
+        for i in range(RUNS):
+            if format.run[i].entries and format.run[i].bytes == size:
+                run[0] = &format.run[i]
+                return level
+    raise AddressError(
+        f"{pt.arch.name} has no pages of {size:#x} bytes; its sizes are {pt.arch.page_sizes + pt.arch.run_sizes}"
+    )
 
 
 cdef uint32_t level_number(PageTable pt, object level, uint32_t least) except 0:
@@ -1098,6 +1227,21 @@ cdef int check_settable(PageTable pt, uint32_t level, uint64_t raw) except -1:
             raise FormatError(f"entry {raw:#x} has no offsets left for all pages of level {level}")
         needed = "a leaf or a software entry" if level > 1 else "a leaf, a software entry or an empty one"
         raise FormatError(f"entry {raw:#x} would be {state}{frozen} on level {level}; {needed} is needed")
+    return 0
+
+
+cdef int check_run(PageTable pt, uint32_t level, uint64_t old, uint64_t raw, uint64_t va) except -1:
+    """An entry becomes part of a run only in place of one that is: then all of the run follows."""
+    cdef const LevelFormat *format = &pt.tree.format.level[level]
+    cdef const Run *run
+    if not in_run(format, raw):
+        return 0
+    run = run_of(format, raw)
+    if not follows(format, old, raw, va):
+        raise FormatError(
+            f"entry {raw:#x} is part of a run of {run.bytes:#x} bytes, and the entry of va {va:#x} is in no such run; "
+            f"map with page_size={run.bytes:#x} makes one"
+        )
     return 0
 
 

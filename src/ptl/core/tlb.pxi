@@ -41,6 +41,7 @@ cdef enum Hit:
 
 cdef struct Translation:
     uint64_t va                 # the first address
+    uint64_t bytes              # from there on: those of a leaf, or of a run
     uint64_t raw                # the entry as it was read, accessed and dirty set as needed; 0 is no translation
     uint64_t used               # when it was used last, by the Tlb's own clock
     uint32_t asid
@@ -112,7 +113,7 @@ cdef void cache_drop(Cache *cache, const Tree *tree, uint32_t asid, uint64_t fir
     for i in range(cache.sets * cache.ways):
         place = &cache.places[i]
         if place.level and is_tagged(place, tree, asid) and (
-            place.va <= last and first <= place.va + (span(&format.level[place.level]) - 1)
+            place.va <= last and first <= place.va + (place.bytes - 1)
         ):
             place.level = 0
             cache.dropped += 1
@@ -131,22 +132,16 @@ cdef int cache_find(
 ) noexcept nogil:
     """HIT, MISS, or an error of the flushes (B3); under the lock."""
     cdef const Format *format = &tree.format
-    cdef Translation *place
-    cdef uint32_t level, way
+    cdef uint32_t level, i
     found[0] = NULL
     for level in range(1, format.levels + 1):
-        if not format.level[level].has_leaf:
-            continue
-        place = &cache.places[(va >> format.level[level].shift) % cache.sets * cache.ways]
-        for way in range(cache.ways):
-            if place.level == level and place.va == va & ~(span(&format.level[level]) - 1) and (
-                is_tagged(place, tree, asid)
+        if format.level[level].has_leaf and cache_probe(cache, tree, asid, va, span(&format.level[level]), found):
+            return MIXED_SIZES
+        for i in range(RUNS):
+            if format.level[level].run[i].entries and (
+                cache_probe(cache, tree, asid, va, format.level[level].run[i].bytes, found)
             ):
-                if found[0] is not NULL:
-                    return MIXED_SIZES
-                found[0] = place
-                break
-            place += 1
+                return MIXED_SIZES
     if found[0] is NULL:
         return MISS
     if cache.check and is_stale(cache, tree, me, va, found[0]):
@@ -155,6 +150,27 @@ cdef int cache_find(
         found[0].level = 0                          # the table may grant more by now: as hardware does, look
         return MISS
     return HIT
+
+
+cdef bint cache_probe(
+    Cache *cache, Tree *tree, uint32_t asid, uint64_t va, uint64_t bytes, Translation **found
+) noexcept nogil:
+    """Look for a translation of that size; whether one of another size was found before."""
+    cdef Translation *place = &cache.places[va // bytes % cache.sets * cache.ways]
+    cdef uint32_t way
+    for way in range(cache.ways):
+        if place.level and place.bytes == bytes and place.va == va & ~(bytes - 1) and is_tagged(place, tree, asid):
+            if found[0] is not NULL:
+                return True
+            found[0] = place
+            return False
+        place += 1
+    return False
+
+
+cdef inline uint64_t address_of(const LevelFormat *level, const Translation *place) noexcept nogil:
+    """What its first address is translated to."""
+    return leaf_address(level, place.raw, place.va) & ~(place.bytes - 1)
 
 
 cdef inline bint allows(const LevelFormat *format, uint64_t raw, uint32_t needs) noexcept nogil:
@@ -175,7 +191,8 @@ cdef bint is_stale(Cache *cache, Tree *tree, Record *me, uint64_t va, const Tran
     walk(tree, va, 1, &found)
     section_leave(me)
     if found.state == HUGE and found.level == place.level and (
-        leaf_address(level, found.raw) == leaf_address(level, place.raw)
+        bytes_of(level, run_of(level, found.raw)) == place.bytes
+        and leaf_address(level, found.raw, va) & ~(place.bytes - 1) == address_of(level, place)
         and not granted & ~attributes_of(level, found.raw)
     ):
         return False
@@ -193,7 +210,7 @@ cdef int cache_fill(
 ) noexcept nogil:
     """Walk as hardware does, set accessed and dirty, and remember the leaf; under the lock."""
     cdef const LevelFormat *format
-    cdef uint64_t raw, marked
+    cdef uint64_t raw, marked, bytes
     cdef int result = MISS, change
     section_enter(me)
     while result == MISS:
@@ -221,8 +238,10 @@ cdef int cache_fill(
                 result = HIT
     section_leave(me)
     if result == HIT:
-        place[0] = cache_victim(cache, va >> format.shift)
-        place[0].va = va & ~(span(format) - 1)
+        bytes = bytes_of(format, run_of(format, marked))
+        place[0] = cache_victim(cache, va // bytes)
+        place[0].va = va & ~(bytes - 1)
+        place[0].bytes = bytes
         place[0].raw = marked & ~format.frozen_present
         place[0].asid = asid
         place[0].arch = tree.arch
@@ -263,7 +282,7 @@ cdef int cache_access(
         if result == HIT:
             cache.clock += 1
             place.used = cache.clock
-            pa[0] = leaf_address(&tree.format.level[place.level], place.raw) + (va - place.va)
+            pa[0] = address_of(&tree.format.level[place.level], place) + (va - place.va)
             if bytes is NULL:
                 pass
             elif pa[0] - tree.base >= tree.block.bytes or count > tree.block.bytes - (pa[0] - tree.base):

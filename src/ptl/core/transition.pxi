@@ -46,7 +46,8 @@ cdef enum Result:
     NO_MEMORY = 103
     LIVELOCK = 104
     BAD_ARGUMENT = 105      # from the C level only: Python's border has better words
-    RESTART = 106           # inside the core only
+    RESTART = 106           # inside the core only, as what follows
+    IN_RUN = 107
 
 
 cdef inline bint owns_tables(Tree *tree, uint32_t level, int state) noexcept nogil:
@@ -108,14 +109,16 @@ cdef void table_fill_empty(Tree *tree, Table *table, uint32_t level) noexcept no
         entry_store_private(entry + (i << format.entry_shift), format.empty, format)
 
 
-cdef void table_fill_leaves(Tree *tree, Table *table, uint32_t level, uint64_t pa, uint64_t bits) noexcept nogil:
-    """Make a private table one of that level, full of leaves that map a run of frames."""
+cdef void table_fill_leaves(
+    Tree *tree, Table *table, uint32_t level, uint64_t pa, uint64_t bits, const Run *run
+) noexcept nogil:
+    """Make a private table one of that level, full of leaves, or of such runs of them, that map a run of frames."""
     cdef const LevelFormat *format = &tree.format.level[level]
     cdef char *entry = tree.memory + table_offset(tree.block, table)
     cdef uint64_t raw = leaf_make(format, pa, bits), step = leaf_step(format), i
     table.level = level
     for i in range(format.entries):
-        entry_store_private(entry, raw, format)
+        entry_store_private(entry, run_marked(run, raw), format)
         entry += <uint64_t> 1 << format.entry_shift
         raw += step
 
@@ -433,7 +436,7 @@ cdef void pages_return(Tree *tree, char *entries, uint32_t level) noexcept nogil
     for i in range(format.entries):
         raw = entry_load(entries + (i << format.entry_shift), format)
         if is_leaf(format, raw):
-            run_return(tree, level, leaf_address(format, raw))
+            run_return(tree, level, leaf_address(format, raw, i << format.shift))
 
 
 cdef int collapse_locked(
@@ -445,17 +448,12 @@ cdef int collapse_locked(
     cdef uint64_t holes = 0
     cdef uint32_t attributes, used
     cdef bint begun
-    cdef int result = collapse_decide(tree, entries, level, how, &first, &holes)
+    cdef int result = collapse_decide(tree, entries, level - 1, below.entries, how, &first, &holes)
     if result != DONE:
         return result
-    if not park_leaf(tree, level - 1, holes):           # what the leaves that are missing would have parked
-        thaw_entries(tree, entries, level - 1, below.entries)
-        return NO_FRAMES
     begun = change_begin(tree)
     if how.pa != UNMAPPED_RAW:
-        withhold_write(tree, entries, level - 1)                                        # T6
-        flush(tree, begun, first_va, last_va, NO_FLUSH_BEFORE_A_COPY)
-        copy_frames(tree, entries, level - 1, how.pa)
+        collapse_copy(tree, begun, entries, level - 1, below.entries, how.pa, first_va)
     entry_exchange(slot, format.busy, format)                                           # T4
     flush(tree, begun, first_va, last_va, NO_FLUSH_BEFORE_A_HUGE_LEAF)
     attributes = attributes_of(below, first)
@@ -466,52 +464,56 @@ cdef int collapse_locked(
             used |= attributes_of(below, raw) & USED
     raw = attributes_set(below, first, (how.attributes if how.is_given else attributes) | used)
     raw = bits_on(below, format, raw)
-    raw = leaf_make(format, leaf_address(below, first) if how.pa == UNMAPPED_RAW else how.pa, raw)
+    raw = leaf_make(format, leaf_address(below, first, 0) if how.pa == UNMAPPED_RAW else how.pa, raw)
     entry_exchange(slot, raw, format)
     change_end(tree, begun)
     return DONE
 
 
 cdef int collapse_decide(
-    Tree *tree, char *entries, uint32_t level, const Collapse *how, uint64_t *first, uint64_t *holes
+    Tree *tree, char *entries, uint32_t level, uint64_t count, const Collapse *how, uint64_t *first, uint64_t *holes
 ) noexcept nogil:
-    """Freeze every entry (T3), and say whether they can be one leaf; thaw them when they cannot.
+    """Freeze so many entries of that level (T3), and say whether they can be one leaf; thaw them when they cannot.
 
-    *first is the first leaf, and *holes counts the empty entries, from 0.
+    *first is the first leaf, and *holes counts the empty entries, from 0: for each, what a leaf in its place would have
+    parked is parked. NO_FRAMES when there is too little for that.
     """
-    cdef const Format *format = &tree.format
-    cdef const LevelFormat *below = &format.level[level - 1]
+    cdef const LevelFormat *format = &tree.format.level[level]
     cdef bint in_place = how.pa == UNMAPPED_RAW
-    cdef uint64_t aside = below.leaf_bits | below.attributes.used_mask
-    cdef uint64_t i, raw
+    cdef uint64_t aside = format.leaf_bits | format.run_any | format.attributes.used_mask
+    cdef uint64_t i, raw, pa
     cdef int state, result = DONE
-    for i in range(below.entries):
-        raw = entry_freeze(below, entries + (i << below.entry_shift))
-        if is_leaf(below, raw):
+    for i in range(count):
+        raw = entry_freeze(format, entries + (i << format.entry_shift))
+        if is_leaf(format, raw):
             if holes[0] == i:
                 first[0] = raw
-            if in_place and leaf_address(below, raw) != leaf_address(below, first[0]) + i * span(below):
+            pa = leaf_address(format, first[0], 0)          # in place, the first leaf is in the first entry
+            if in_place and leaf_address(format, raw, i << format.shift) != pa + (i << format.shift):
                 result = NOT_CONTIGUOUS
-            elif not how.is_given and (raw ^ first[0]) & ~aside and differ(below, raw, first[0]):
+            elif not how.is_given and (raw ^ first[0]) & ~aside and differ(format, raw, first[0]):
                 result = MIXED_FLAGS
-            elif in_place and leaf_address(below, first[0]) & (span(&format.level[level]) - 1):
+            elif in_place and pa & ((count << format.shift) - 1):
                 result = NOT_CONTIGUOUS
         else:
-            state = classify(format, level - 1, raw)
+            state = classify(&tree.format, level, raw)
             holes[0] += state == EMPTY
             if state != EMPTY or holes[0] > how.holes:
                 result = why_not_full(state)
-        if holes[0] == below.entries:
+        if holes[0] == count:
             result = NOT_FULL                       # nothing at all
         if result != DONE:
-            thaw_entries(tree, entries, level - 1, i + 1)
-            break
-    return result
+            thaw_entries(tree, entries, level, i + 1)
+            return result
+    if park_leaf(tree, level, holes[0]):
+        return DONE
+    thaw_entries(tree, entries, level, count)
+    return NO_FRAMES
 
 
 cdef bint differ(const LevelFormat *level, uint64_t raw, uint64_t other) noexcept nogil:
-    """Whether two leaves differ in more than their addresses and what a collapse merges, accessed and dirty."""
-    if (raw ^ other) & ~(level.leaf_bits | level.attributes.mask):
+    """Whether two leaves differ in more than their addresses, their runs and what a collapse merges, accessed and dirty."""
+    if (raw ^ other) & ~(level.leaf_bits | level.run_any | level.attributes.mask):
         return True
     return (attributes_of(level, raw) ^ attributes_of(level, other)) & ~<uint32_t> USED != 0
 
@@ -524,57 +526,162 @@ cdef inline int why_not_full(int state) noexcept nogil:
     return IS_SOFT if state == SOFT else IS_BAD
 
 
-cdef void withhold_write(Tree *tree, char *entries, uint32_t level) noexcept nogil:
-    """Take the right to write from every leaf of a frozen table of that level."""
+cdef void collapse_copy(
+    Tree *tree, bint begun, char *entries, uint32_t level, uint64_t count, uint64_t pa, uint64_t va
+) noexcept nogil:
+    """Copy what so many frozen entries, the first that of va, map to a run of frames, after the right to write (T6)."""
+    withhold_write(tree, entries, level, count)
+    flush(tree, begun, va, va + ((count << tree.format.level[level].shift) - 1), NO_FLUSH_BEFORE_A_COPY)
+    copy_frames(tree, entries, level, count, pa)
+
+
+cdef void withhold_write(Tree *tree, char *entries, uint32_t level, uint64_t count) noexcept nogil:
+    """Take the right to write from every leaf among so many frozen entries of that level."""
     cdef const LevelFormat *format = &tree.format.level[level]
     cdef char *entry
     cdef uint64_t i
     if not format.attributes.letters >> LETTER_WRITE & 1:
         return
-    for i in range(format.entries):
+    for i in range(count):
         entry = entries + (i << format.entry_shift)
         if is_leaf(format, entry_load(entry, format)):
             entry_withhold(format, entry, LETTER_WRITE)
 
 
-cdef void copy_frames(Tree *tree, char *entries, uint32_t level, uint64_t pa) noexcept nogil:
-    """Copy what the frozen entries of a table of that level map to a run of frames, zeros for those that are empty."""
+cdef void copy_frames(Tree *tree, char *entries, uint32_t level, uint64_t count, uint64_t pa) noexcept nogil:
+    """Copy what so many frozen entries of that level map to a run of frames, zeros for those that are empty."""
     cdef const LevelFormat *format = &tree.format.level[level]
     cdef uint64_t i, raw, source, target, length = span(format)
-    for i in range(format.entries):
+    for i in range(count):
         target = pa + i * length
         if not is_data(tree.block, target, length):
             continue
         raw = entry_load(entries + (i << format.entry_shift), format)
-        source = leaf_address(format, raw)
+        source = leaf_address(format, raw, i << format.shift)
         if not is_leaf(format, raw):
             memset(tree.memory + (target - tree.base), 0, length)
         elif is_data(tree.block, source, length):
             memcpy(tree.memory + (target - tree.base), tree.memory + (source - tree.base), length)
 
 
+# -- runs ---------------------------------------------------------------------------------------------------------------
+
+cdef int collapse_to_run(
+    Tree *tree, Record *me, uint64_t va, uint32_t level, const Run *run, const Collapse *how, Found *found
+) noexcept nogil:
+    """Make one run of the leaves around va in their table of that level. Blocking on that table."""
+    cdef const LevelFormat *format = &tree.format.level[level]
+    cdef const Run *before
+    cdef int result, attempts = 0
+    while True:
+        result = table_lock(tree, me, va, level, found)
+        if result != DONE:
+            return why_no_table(found.state) if result == NO_TABLE else result
+        before = run_of(format, found.raw) if found.state == HUGE else NULL
+        if before is not NULL and before.bytes >= run.bytes:
+            table_unlock(tree, found.table)
+            return ALREADY if before is run else IS_HUGE
+        critical_enter(me)
+        result = run_make(tree, found.table, run_start(run, va), level, run, how)
+        critical_leave(me)
+        table_unlock(tree, found.table)
+        collect_a_few(tree.domain)
+        if result == DONE:
+            fetch_add_relaxed_64(&tree.collapses, 1)
+        if result != NO_FRAMES or not frames_may_come(tree, &attempts):
+            return result
+
+
+cdef int run_make(
+    Tree *tree, uint64_t table, uint64_t start, uint32_t level, const Run *run, const Collapse *how
+) noexcept nogil:
+    cdef const LevelFormat *format = &tree.format.level[level]
+    cdef char *entries = slot_of(tree, table, level, start)
+    cdef uint64_t i, pa, raw, first = 0, holes = 0
+    cdef uint32_t attributes
+    cdef bint begun
+    cdef int result = collapse_decide(tree, entries, level, run.entries, how, &first, &holes)
+    if result != DONE:
+        return result
+    begun = change_begin(tree)
+    if how.pa != UNMAPPED_RAW:
+        collapse_copy(tree, begun, entries, level, run.entries, how.pa, start)
+    run_hide(tree, begun, level, table, start, run.bytes, NO_FLUSH_BEFORE_A_RUN)         # U4
+    attributes = how.attributes if how.is_given else attributes_of(format, first)
+    attributes |= run_used(tree, level, table, start, run.bytes)
+    raw = bits_on(format, format, attributes_set(format, first, attributes))
+    pa = leaf_address(format, first, 0) if how.pa == UNMAPPED_RAW else how.pa
+    for i in range(run.entries):
+        entry_exchange(
+            entries + (i << format.entry_shift),
+            run_marked(run, leaf_make(format, pa + (i << format.shift), raw)),
+            format,
+        )
+    change_end(tree, begun)
+    return DONE
+
+
+cdef int leaf_change_in_run(
+    Tree *tree, Record *me, uint64_t va, uint32_t level, uint64_t *expected, uint64_t desired, uint32_t withdrawn,
+    uint32_t *had, Found *found
+) noexcept nogil:
+    """leaf_change of an entry that is part of a run, as run_change does it. Blocking on its table, unless we hold its lock."""
+    cdef bint is_held
+    cdef int result = DONE
+    section_enter(me)
+    walk(tree, va, level, found)
+    section_leave(me)
+    is_held = found.level == level and lock_owner(&table_of(tree.block, found.table).lock) == me.number
+    if not is_held:
+        result = table_lock(tree, me, va, level, found)
+    if result != DONE:
+        return RESTART if result == NO_TABLE else result
+    critical_enter(me)
+    if found.state == TABLE:
+        result = RESTART
+    elif run_change(tree, found, va, expected, desired, withdrawn, had) != CHANGED:
+        result = ALREADY
+    critical_leave(me)
+    if not is_held:
+        table_unlock(tree, found.table)
+    return result
+
+
 # -- split ------------------------------------------------------------------------------------------------------------
 
-cdef int split(Tree *tree, Record *me, uint64_t va, uint32_t target, Found *found) noexcept nogil:
+cdef int split(
+    Tree *tree, Record *me, uint64_t va, uint32_t target, const Run *into, Found *found
+) noexcept nogil:
     """HUGE to TABLE, for the huge leaf that maps `va`, or software's entry in place of one: the same in smaller leaves.
 
-    target: the level of the leaves to make; 0 for the next smaller.
+    A run becomes leaves by themselves, in the same table. target, into: the level of the leaves to make, and, unless it is
+    NULL, the runs that they are; 0 for the next smaller.
     """
+    cdef const LevelFormat *format
+    cdef const Run *run
     cdef uint32_t turns = 0, level
     cdef int result
     while True:
         section_enter(me)
         walk(tree, va, 1, found)
         section_leave(me)
-        if owns_tables(tree, found.level, found.state):
-            level = found.level
-            if target >= level:
+        level = found.level
+        format = &tree.format.level[level]
+        run = run_of(format, found.raw) if found.state == HUGE else NULL
+        if run is not NULL or owns_tables(tree, level, found.state):
+            if target and bytes_of(&tree.format.level[target], into) >= bytes_of(format, run):
                 return ALREADY
             result = table_lock(tree, me, va, level, found)
             if result == DONE:
-                if owns_tables(tree, level, found.state):
+                if found.state == HUGE and run is not NULL and run_of(format, found.raw) is run:
                     critical_enter(me)
-                    result = split_slot(tree, found.slot, level, target if target else level - 1, va)
+                    result = split_run(tree, found, va, run, target, into)
+                    critical_leave(me)
+                    table_unlock(tree, found.table)
+                    return result
+                if run is NULL and owns_tables(tree, level, found.state) and not in_run(format, found.raw):
+                    critical_enter(me)
+                    result = split_slot(tree, found.slot, level, target if target else level - 1, into, va)
                     critical_leave(me)
                     table_unlock(tree, found.table)
                     return result
@@ -587,13 +694,39 @@ cdef int split(Tree *tree, Record *me, uint64_t va, uint32_t target, Found *foun
             return LIVELOCK
 
 
-cdef int split_slot(Tree *tree, char *slot, uint32_t level, uint32_t target, uint64_t va) noexcept nogil:
+cdef int split_run(
+    Tree *tree, const Found *found, uint64_t va, const Run *run, uint32_t target, const Run *into
+) noexcept nogil:
+    """For the holder of the table's lock: take a run apart, and split each of its leaves when they are to be smaller yet."""
+    cdef const LevelFormat *format = &tree.format.level[found.level]
+    cdef const Run *part = NULL
+    cdef bint begun, deeper = target != 0 and target < found.level
+    cdef uint64_t start = run_start(run, va), i
+    cdef int result = DONE
+    if not deeper:
+        part = into
+    run_freeze(tree, found.level, found.table, start, run.bytes)
+    begun = change_begin(tree)
+    run_take_apart(tree, begun, found.level, found.table, va, part, 1, 0)
+    change_end(tree, begun)
+    fetch_add_relaxed_64(&tree.splits, 1)
+    if deeper:
+        for i in range(run.entries):
+            va = start + (i << format.shift)
+            if split_slot(tree, slot_of(tree, found.table, found.level, va), found.level, target, into, va) != DONE:
+                result = NO_FRAMES
+    return result
+
+
+cdef int split_slot(
+    Tree *tree, char *slot, uint32_t level, uint32_t target, const Run *into, uint64_t va
+) noexcept nogil:
     """For the holder of the table's lock; the slot owns tables. Nobody sees the smaller leaves before all are there."""
     cdef bint begun = change_begin(tree)
     cdef uint64_t raw = slot_invalidate(tree, slot, level)
     cdef Table *table
     flush(tree, begun, slot_first(tree, level, va), slot_end(tree, level, va), NO_FLUSH_BEFORE_A_SPLIT)      # T7
-    table = split_table(tree, level, raw, target)
+    table = split_table(tree, level, raw, target, into)
     if table is not NULL:
         table_publish(tree, slot, level, table)
     else:
@@ -615,12 +748,15 @@ cdef uint64_t slot_invalidate(Tree *tree, char *slot, uint32_t level) noexcept n
             return thawed(format, raw)
 
 
-cdef Table *split_table(Tree *tree, uint32_t level, uint64_t raw, uint32_t target) noexcept nogil:
+cdef Table *split_table(Tree *tree, uint32_t level, uint64_t raw, uint32_t target, const Run *into) noexcept nogil:
     """A private table of what an entry of that level splits into, tables below it down to `target` included (T8).
+
+    into: the runs that the leaves on that level are, or NULL.
 
     NULL, and nothing taken, only for an entry that was written behind the tree's back and has no tables parked.
     """
     cdef const LevelFormat *below = &tree.format.level[level - 1]
+    cdef const Run *run = NULL
     cdef Table *table = table_take_parked(tree.block, tree.order[level - 1])
     cdef Table *child
     cdef char *entry
@@ -629,17 +765,19 @@ cdef Table *split_table(Tree *tree, uint32_t level, uint64_t raw, uint32_t targe
         return NULL
     count_64(&tree.splits, 1)
     entry = tree.memory + table_offset(tree.block, table)
+    if level - 1 == target:
+        run = into
     if is_leaf(&tree.format.level[level], raw):
         table_fill_leaves(
-            tree, table, level - 1, leaf_address(&tree.format.level[level], raw),
-            bits_on(&tree.format.level[level], below, raw),
+            tree, table, level - 1, leaf_address(&tree.format.level[level], raw, 0),
+            bits_on(&tree.format.level[level], below, raw), run,
         )
     else:
         table_fill_soft(tree, table, level - 1, thawed(&tree.format.level[level], raw))
     if level - 1 == target:
         return table
     for i in range(below.entries):
-        child = split_table(tree, level - 1, entry_load(entry, below), target)
+        child = split_table(tree, level - 1, entry_load(entry, below), target, into)
         if child is NULL:
             private_return(tree, table)
             return NULL

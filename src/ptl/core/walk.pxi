@@ -124,7 +124,7 @@ cdef inline uint64_t translate_found(Tree *tree, const Found *found, uint64_t va
     cdef const LevelFormat *level = &tree.format.level[found.level]
     # A huge leaf that is being split still maps what it mapped: only hardware must not use it.
     if found.state == HUGE or found.state == INVALID:
-        return leaf_address(level, found.raw) | va & (span(level) - 1)
+        return leaf_address(level, found.raw, va) | va & (span(level) - 1)
     return UNMAPPED_RAW
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ptl.arch import Arch
-from ptl.arch.bits import BitField, Part, entry_sizes, legend, rulers, size
+from ptl.arch.bits import BitField, Part, entry_sizes, legend, pages, rulers
 
 BIT = 16
 """The width of a bit, in pixels, as the next ones."""
@@ -23,6 +23,7 @@ COLOURS = {
     Part.ADDRESS: "#d9ead3",
     Part.ATTRIBUTE: "#fce5b6",
     Part.FIXED: "#e3e3e3",
+    Part.RUN: "#f7d6d0",
     Part.WRITTEN: "#f3f3f3",
     Part.SOFTWARE: "#e6d8f2",
     Part.OTHER: "#ffffff",
@@ -56,7 +57,7 @@ def render(arch: Arch) -> str:
     )
     return environment.get_template("arch_svg.svg.j2").render(
         arch=arch,
-        pages=", ".join(map(size, arch.page_sizes)),
+        pages=pages(arch),
         entry_sizes=entry_sizes(arch),
         rows=rows,
         parts=[(part.value, COLOURS[part]) for part in Part if part in used],

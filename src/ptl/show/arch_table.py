@@ -13,7 +13,7 @@ from rich import box
 from rich.table import Table
 
 from ptl.arch import Arch
-from ptl.arch.bits import BitField, entry_sizes, legend, rulers, size
+from ptl.arch.bits import BitField, entry_sizes, legend, pages, rulers, size
 
 
 def facts(arch: Arch) -> dict[str, Any]:
@@ -25,6 +25,7 @@ def facts(arch: Arch) -> dict[str, Any]:
         "va_bits": arch.va_bits,
         "pa_bits": arch.pa_bits,
         "page_sizes": list(arch.page_sizes),
+        "run_sizes": list(arch.run_sizes),
         "entry_bytes": arch.entry_bytes,
         "byte_order": arch.byte_order,
         "walker": arch.walker,
@@ -64,7 +65,7 @@ def text(arch: Arch, width: int) -> str:
 
 def _lines(arch: Arch, width: int) -> Iterator[str]:
     yield f"{arch.name}: {arch.title}"
-    yield f"{arch.levels} levels, walked by {arch.walker}; pages of {', '.join(map(size, arch.page_sizes))}"
+    yield f"{arch.levels} levels, walked by {arch.walker}; pages of {pages(arch)}"
     yield f"entries of {entry_sizes(arch)} bytes, {arch.byte_order} endian; verified by {_judges(arch)}"
     yield f"source: {arch.source}"
     for ruler in rulers(arch):
