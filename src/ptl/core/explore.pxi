@@ -73,6 +73,8 @@ cdef struct Search:
     uint64_t world_count
     uint64_t found[KNOWN]             # outcomes of this exploration
     uint64_t found_count
+    uint64_t traces[KNOWN]      # the classes that were run
+    uint64_t trace_count
     bint is_any_outcome         # whether no serial order has to give it
     uint64_t random
 
@@ -126,6 +128,18 @@ cdef uint64_t outcome_of(Lab *lab) noexcept nogil:
         for j in range(lab.threads[i].count):
             hash = mixed(hash, lab.threads[i].results[j])
     return mixed(hash, lab.scratch) | 1
+
+
+cdef uint64_t trace_of(Search *search) noexcept nogil:
+    """The same for two executions of one class, and for no others: each step with all that is before it (X1)."""
+    cdef uint64_t hash = 0, step
+    cdef uint32_t i, j
+    for i in range(search.depth):
+        step = search.events[i].actor
+        for j in range(LAB_ACTORS):
+            step = mixed(step, search.events[i].clock[j])
+        hash += step
+    return hash | 1
 
 
 cdef bint remember(uint64_t *known, uint64_t *count, uint64_t hash) noexcept nogil:
@@ -411,6 +425,7 @@ cdef int explore_some(Search *search, int64_t *kept, uint64_t most) noexcept nog
                 remember(&search.outcomes[0], &search.outcome_count, outcome)
             else:
                 remember(search.found, &search.found_count, outcome)
+                remember(search.traces, &search.trace_count, trace_of(search))
                 if not search.is_any_outcome and not knows(search.outcomes, outcome):
                     lab_fail(&search.lab, LAB_NO_SERIAL_ORDER, 0, 0)
                     return 2
@@ -597,6 +612,8 @@ cdef class Model:
         search.executions = search.redundant = search.steps = search.longest = 0
         search.found_count = 0
         memset(search.found, 0, KNOWN * 8)
+        search.trace_count = 0
+        memset(search.traces, 0, KNOWN * 8)
         search.world_count = 0
         memset(search.worlds, 0, KNOWN * 8)
         self.enter()
@@ -626,6 +643,7 @@ cdef class Model:
             "schedule": self.schedule() if end == 2 else None,
             "executions": search.executions + (end == 2),
             "redundant": search.redundant,
+            "classes": search.trace_count if search.trace_count < KNOWN // 2 else search.executions,
             "steps": search.steps,
             "longest": search.longest,
             "worlds": search.world_count,
@@ -682,6 +700,7 @@ cdef class Model:
             "schedule": self.schedule() if end == 2 else None,
             "executions": search.executions,
             "redundant": 0,
+            "classes": 0,
             "steps": search.steps,
             "longest": search.longest,
             "worlds": search.world_count,
