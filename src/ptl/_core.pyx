@@ -65,7 +65,7 @@ cdef extern from "core/atomic.h" nogil:
 cdef extern from "core/step.h" nogil:
     bint is_stepping "ptl_is_stepping"()
     bint step_lock "ptl_step_lock"(uint32_t *, uint32_t)
-    bint step_again "ptl_step_again"()
+    bint step_again "ptl_step_again"(uint32_t *)
     enum:
         PTL_LOAD
         PTL_STORE

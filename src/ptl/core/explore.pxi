@@ -91,8 +91,8 @@ cdef void lab_begin(Lab *lab) noexcept nogil:
     lab.scratch = lab.scratch_lock = 0
     for i in range(lab.count):
         thread = &lab.threads[i]
-        thread.position = thread.read_count = thread.turns = thread.held_count = 0
-        thread.is_finished = thread.is_asleep = thread.is_woken = thread.has_seen_change = False
+        thread.position = thread.read_count = thread.loop_count = thread.turns = thread.held_count = 0
+        thread.is_finished = thread.is_asleep = thread.is_woken = False
         thread.buffer_count = thread.stored = thread.drained = 0
         thread.inside_since = -1
         ptl_fiber_start(&thread.fiber, lab_thread_run, thread)

@@ -10,8 +10,9 @@ A step is one access to shared memory, or one of the things that wait: they are 
 A1  A thread is stopped before its step, and the step is done when the thread is chosen: what others did before is seen.
 A2  A lock that is taken is one step, enabled when the lock is free; with `inside` it is the lock's own loads, exchanges,
     parking and waking, which wait as futexes do, first come first served.
-A3  A loop that walks again goes on when something that it has read since its last turn was changed by another: before
-    that, it would only do the same again. A sleep does so too, or ends when nobody else can do anything.
+A3  A loop that walks again goes on when something that it has read since its last turn, in loops inside it too, is no
+    longer what it read: before that, it would only do the same again. What it wrote itself does not count. A sleep does so
+    too, or ends when nobody else can do anything.
 A4  With store buffers a plain store goes into its thread's buffer, first in, first out; the buffer is an actor of its own
     that makes one store visible a step. A thread's own loads look there first. What is locked waits for an empty buffer.
     membarrier takes two steps: it ends when every buffer has let go of what was in it when it began.
@@ -28,7 +29,8 @@ cdef enum:
     LAB_ACTORS = 2 * LAB_THREADS        # threads, and the store buffer of each
     LAB_OPERATIONS = 8
     LAB_STEPS = 4096
-    LAB_READS = 256
+    LAB_READS = 2048                    # by one operation
+    LAB_LOOPS = 8
     LAB_BUFFER = 16
     LAB_HELD = 16
     LAB_TOUCHED = LAB_READS + 8
@@ -79,11 +81,12 @@ cdef enum LabFailure:
     LAB_NO_SERIAL_ORDER = 9
     LAB_INVARIANT = 10
     LAB_TOO_LONG = 11
+    LAB_STALE = 12
 
 LAB_FAILURES = (
     "", "use of a freed table", "write into a detached table", "double free", "table freed under a reader",
     "wrong lock order", "unbalanced", "deadlock", "livelock", "no serial order gives this result", "broken invariant",
-    "more steps than a lab keeps",
+    "more steps than a lab keeps", "stale translation",
 )
 
 cdef struct Operation:
@@ -97,6 +100,10 @@ cdef struct Seen:
     void *address
     uint64_t value
     uint32_t bits
+
+cdef struct Loop:
+    void *counter                       # which loop: where it counts its turns
+    uint32_t begun                      # how much had been read when this turn began
 
 cdef struct Buffered:
     void *address
@@ -119,9 +126,10 @@ cdef struct LabThread:
     bint is_asleep                      # parked: the first half of the step is done
     bint is_woken
     uint32_t parked_at                  # when, to wake in that order
-    Seen reads[LAB_READS]
+    Seen reads[LAB_READS]               # by this operation, in order (A3)
     uint32_t read_count
-    bint has_seen_change                # one word with two values in this turn
+    Loop loops[LAB_LOOPS]
+    uint32_t loop_count
     uint32_t turns
     uint32_t *held[LAB_HELD]
     uint32_t held_count
@@ -207,9 +215,7 @@ cdef void lab_thread_run(void *argument) noexcept nogil:
     while thread.position < thread.count:
         step.kind = PTL_BEGIN
         lab_step(&step)
-        thread.turns = 0
-        thread.read_count = 0
-        thread.has_seen_change = False
+        thread.turns = thread.read_count = thread.loop_count = 0
         thread.results[thread.position] = lab_operate(lab, thread, &thread.operations[thread.position])
         if lab.failure == LAB_FINE and thread.held_count:
             lab_fail(lab, LAB_UNBALANCED, lab.running, <uint64_t> thread.held[0])
@@ -283,7 +289,7 @@ cdef uint64_t lab_operate(Lab *lab, LabThread *thread, Operation *op) noexcept n
         store_relaxed_64(&lab.scratch, raw + 1)
         lock_release(&lab.scratch_lock)
     elif op.code == OP_TOUCH:
-        return lab_touch(tree, me, op.a, op.b)
+        return lab_touch(lab, tree, me, op.a, op.b, op.c)
     return 0
 
 
@@ -330,28 +336,23 @@ cdef uint64_t lab_fault(Tree *tree, Record *me, uint64_t va, uint64_t pa) noexce
             return result
 
 
-cdef uint64_t lab_touch(Tree *tree, Record *me, uint64_t va, uint64_t needs) noexcept nogil:
-    """What hardware does: walk, set accessed and dirty. The physical address, or UNMAPPED."""
-    cdef const LevelFormat *format
+cdef uint64_t lab_touch(Lab *lab, Tree *tree, Record *me, uint64_t va, uint64_t needs, uint64_t number) noexcept nogil:
+    """What a CPU does: look into its TLB, walk on a miss, set accessed and dirty. The physical address, or UNMAPPED."""
+    cdef Attachment *attachment = tree.attached
     cdef Found found
-    cdef uint64_t raw, marked
-    cdef uint32_t turns = 0
-    while True:
-        section_enter(me)
-        walk(tree, va, 1, &found)
-        format = &tree.format.level[found.level]
-        raw = found.raw
-        marked = raw
-        if found.state == HUGE:
-            marked = attributes_set(format, raw, attributes_of(format, raw) | <uint32_t> needs << LETTER_ACCESSED)
-        if found.state != BUSY and found.state != INVALID and (
-            marked == raw or entry_compare_exchange(found.slot, &raw, marked, format)
-        ):
-            section_leave(me)
-            return translate_found(tree, &found, va)
-        section_leave(me)
-        if not again(tree, found.table, &turns):
-            return UNMAPPED_RAW
+    cdef uint64_t pa = 0
+    cdef int result
+    while number and attachment is not NULL:
+        attachment = attachment.next
+        number -= 1
+    if attachment is NULL:
+        return UNMAPPED_RAW
+    result = cache_access(
+        attachment.cache, tree, me, attachment.asid, va, <uint32_t> needs, &pa, NULL, 0, &found
+    )
+    if result == STALE or result == MIXED_SIZES:
+        lab_fail(lab, LAB_STALE, lab.running, 0)
+    return pa if result == HIT else UNMAPPED_RAW - (result == DENIED)
 
 
 # -- what a step touches ----------------------------------------------------------------------------------------------
@@ -437,7 +438,7 @@ cdef bint pending_meets(Lab *lab, uint32_t actor) noexcept nogil:
     thread = &lab.threads[actor]
     step = thread.pending
     if step.kind == PTL_AGAIN or step.kind == PTL_SLEEP:
-        for i in range(thread.read_count):
+        for i in range(loop_of(thread, step).begun, thread.read_count):
             if was_touched(lab, key_of(lab, thread.reads[i].address), False):
                 return True
         return False
@@ -465,6 +466,14 @@ cdef bint will_meet(Lab *lab, void *address, uint32_t bits, uint64_t value, bint
     count = table_touches(lab, address, old, value if is_write else old, more)
     for i in range(count):
         if was_touched(lab, more[i].key, more[i].is_write):
+            return True
+    return False
+
+
+cdef inline bint is_touched(Lab *lab, uint64_t key) noexcept nogil:
+    cdef uint32_t i
+    for i in range(lab.touched_count):
+        if lab.touched[i].key == key:
             return True
     return False
 
@@ -514,9 +523,7 @@ cdef bint is_enabled(Lab *lab, LabThread *thread) noexcept nogil:
             return thread.is_woken
         return thread.buffer_count == 0
     if step.kind == PTL_AGAIN or step.kind == PTL_SLEEP:
-        if thread.has_seen_change:
-            return True
-        for i in range(thread.read_count):
+        for i in range(loop_of(thread, step).begun, thread.read_count):
             if value_at(thread.reads[i].address, thread.reads[i].bits) != thread.reads[i].value:
                 return True
         return False
@@ -593,10 +600,10 @@ cdef bint step_do(Lab *lab, uint32_t actor, LabThread *thread, ptl_step *step) n
     if step.kind == PTL_BEGIN or step.kind == PTL_BARRIER:
         return True
     if step.kind == PTL_AGAIN or step.kind == PTL_SLEEP:
-        for i in range(thread.read_count):
-            touch(lab, key_of(lab, thread.reads[i].address), False, False)
-        thread.read_count = 0
-        thread.has_seen_change = False
+        for i in range(loop_of(thread, step).begun, thread.read_count):
+            if not is_touched(lab, key_of(lab, thread.reads[i].address)):
+                touch(lab, key_of(lab, thread.reads[i].address), False, False)
+        loop_of(thread, step).begun = thread.read_count
         thread.turns += 1
         if thread.turns > LAB_TURNS:
             lab_fail(lab, LAB_LIVELOCK, actor, 0)
@@ -627,7 +634,7 @@ cdef bint step_do(Lab *lab, uint32_t actor, LabThread *thread, ptl_step *step) n
         step.found = own_value(thread, step)
         touch(lab, key_of(lab, step.address), False, False)
         touch_table(lab, step.address, 0, 0)
-        read_remember(thread, step, step.found)
+        read_remember(lab, thread, step, step.found)
         check_use(lab, actor, step)
         return True
     else:
@@ -635,7 +642,7 @@ cdef bint step_do(Lab *lab, uint32_t actor, LabThread *thread, ptl_step *step) n
     changes = step_changes(step)
     touch(lab, key_of(lab, step.address), changes, changes and step.found == 0 and step.bits == 32)
     touch_table(lab, step.address, step.found, value_at(step.address, step.bits))
-    read_remember(thread, step, value_at(step.address, step.bits))
+    read_remember(lab, thread, step, value_at(step.address, step.bits))
     check_use(lab, actor, step)
     check_change(lab, actor, step)
     if step.kind != PTL_STORE:
@@ -652,25 +659,36 @@ cdef inline bint step_changes(const ptl_step *step) noexcept nogil:
     return step.kind != PTL_LOAD and step.found != step.value
 
 
-cdef void read_remember(LabThread *thread, ptl_step *step, uint64_t value) noexcept nogil:
-    """What this turn has seen (A3); of what it wrote itself, what it wrote."""
+cdef void read_remember(Lab *lab, LabThread *thread, ptl_step *step, uint64_t value) noexcept nogil:
+    """Keep what this operation has seen (A3); where it has changed a word itself, what that is now."""
     cdef uint32_t i
-    cdef bint is_own = step_changes(step)
-    for i in range(thread.read_count):
-        if thread.reads[i].address is step.address:
-            if not is_own and thread.reads[i].value != value:
-                thread.has_seen_change = True
-            thread.reads[i].value = value
-            return
+    if step_changes(step):
+        for i in range(thread.read_count):
+            if thread.reads[i].address is step.address:
+                thread.reads[i].value = value
     if step.kind == PTL_STORE:
         return
-    if thread.read_count < LAB_READS:
-        thread.reads[thread.read_count].address = step.address
-        thread.reads[thread.read_count].bits = step.bits
-        thread.reads[thread.read_count].value = value
-        thread.read_count += 1
-    else:
-        thread.has_seen_change = True       # not to be remembered: let it go round
+    if thread.read_count == LAB_READS:
+        lab_fail(lab, LAB_TOO_LONG, lab.last_actor, 0)
+        return
+    thread.reads[thread.read_count].address = step.address
+    thread.reads[thread.read_count].bits = step.bits
+    thread.reads[thread.read_count].value = value
+    thread.read_count += 1
+
+
+cdef Loop *loop_of(LabThread *thread, const ptl_step *step) noexcept nogil:
+    """The loop that a step lets go round; all sleeps are one."""
+    cdef uint32_t i
+    for i in range(thread.loop_count):
+        if thread.loops[i].counter is step.address:
+            return &thread.loops[i]
+    if thread.loop_count < LAB_LOOPS:
+        thread.loop_count += 1
+    i = thread.loop_count - 1
+    thread.loops[i].counter = step.address
+    thread.loops[i].begun = 0
+    return &thread.loops[i]
 
 
 cdef void buffer_put(Lab *lab, uint32_t actor, LabThread *thread, ptl_step *step) noexcept nogil:
@@ -855,12 +873,17 @@ cdef uint64_t lock_rank(Lab *lab, uint32_t *word) noexcept nogil:
     """Where a lock stands in the lock order; 0 for what is no lock."""
     cdef World *world = &lab.world
     cdef uint64_t offset = <uint64_t> (<char *> word - <char *> world.block.tables)
+    cdef Attachment *attachment = world.tree.attached
     cdef Table *table
     if offset < world.block.frames * sizeof(Table):
         table = &world.block.tables[offset // sizeof(Table)]
         return 1 + LEVELS - table.level if word is &table.lock else 0
     if word is &world.tree.attached_lock:
         return 20
+    while attachment is not NULL:
+        if word is &attachment.cache.lock:
+            return 25
+        attachment = attachment.next
     if word is &world.domain.reclaim_lock:
         return 30
     if word is &blocks_lock:

@@ -143,6 +143,6 @@ static __attribute__((noinline, cold, unused)) int ptl_step_taken(
 
 /* Whether a lab has made these steps in the caller's place. */
 #define ptl_step_lock(word, value) (ptl_is_stepping() && ptl_step_taken(PTL_LOCK, word, value, __func__))
-#define ptl_step_again() (ptl_is_stepping() && ptl_step_taken(PTL_AGAIN, 0, 0, __func__))
+#define ptl_step_again(turns) (ptl_is_stepping() && ptl_step_taken(PTL_AGAIN, turns, 0, __func__))
 
 #endif

@@ -149,7 +149,7 @@ cdef bint again(Tree *tree, uint64_t table, uint32_t *turns) noexcept nogil:
     cdef uint32_t *lock = &table_of(tree.block, table).lock
     count_64(&tree.rewalks, 1)
     turns[0] += 1
-    if step_again():
+    if step_again(turns):
         pass                    # a lab wakes us when something that we have read has changed
     elif turns[0] <= REWALKS_SPINNING:
         pause()

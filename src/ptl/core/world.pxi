@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """A table and all of its shared state, small enough to be put back thousands of times a second.
 
-    Block | Tables (descriptors) | memory (entries) | Tree's counters | Domain | Records        one copy of each: the image
+    Block | Tables (descriptors) | memory (entries) | Tree's counters | Domain | Records | Caches     a copy of each: the image
 
 G1  The image holds every byte that a step can change, so putting it back undoes any number of steps. What belongs to the
     process (the list of blocks) is left alone.
@@ -30,6 +30,8 @@ cdef uint64_t world_copy(World *world, bint back, char *image) noexcept nogil:
     cdef Block *next_block = block.next
     cdef uint64_t used = 0
     cdef Record *record = <Record *> world.domain.records
+    cdef Attachment *attachment
+    cdef Cache *cache
     used += world_part(back, image, used, block, sizeof(Block))
     block.next = next_block             # other threads make and drop other blocks
     used += world_part(back, image, used, block.tables, block.frames * sizeof(Table))
@@ -39,6 +41,12 @@ cdef uint64_t world_copy(World *world, bint back, char *image) noexcept nogil:
     while record is not NULL:
         used += world_part(back, image, used, record, <char *> &record.padding - <char *> record)
         record = record.next
+    attachment = world.tree.attached
+    while attachment is not NULL:
+        cache = attachment.cache
+        used += world_part(back, image, used, cache, sizeof(Cache))
+        used += world_part(back, image, used, cache.places, cache.sets * cache.ways * sizeof(Translation))
+        attachment = attachment.next
     return used
 
 

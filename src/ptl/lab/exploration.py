@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, cast
 
 from ptl import arch as architectures
-from ptl._core import EpochDomain, Frames, InvariantError, Model, PageTable
+from ptl._core import EpochDomain, Frames, InvariantError, Model, PageTable, Tlb
 from ptl.lab import schedule as schedules
 from ptl.lab import states
 from ptl.lab.machine import State
@@ -90,8 +90,11 @@ class Laboratory:
     """Whether each execution has to give what some serial order of whole operations gives."""
     is_left_inside: bool = False
     """Whether threads end inside a section, so that tables may stay in limbo."""
+    tlbs: int = 0
+    """How many CPUs use the table, each with a TLB that every change flushes."""
     table: PageTable = field(init=False)
     model: Model = field(init=False)
+    _tlbs: list[Tlb] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         described = architectures.get(self.arch)
@@ -101,6 +104,9 @@ class Laboratory:
         self.table = PageTable(described, frames=frames)
         if self.setup is not None:
             self.setup(self.table)
+        self._tlbs = [Tlb(sets=1, ways=2) for _ in range(self.tlbs)]
+        for tlb in self._tlbs:
+            tlb.attach(self.table)
         self.model = Model(
             self.table,
             [[(each.name, *each.numbers) for each in operations] for operations in self.threads],
@@ -142,7 +148,7 @@ class Laboratory:
         return self._result(told, "bounded", begun, shorten=True)
 
     def _result(self, told: dict[str, object], verdict: Verdict, begun: float, *, shorten: bool) -> Exploration:
-        numbers = {name: cast(int, told[name]) for name in ("executions", "redundant", "worlds", "steps", "longest")}
+        numbers = {name: cast(int, told[name]) for name in ("executions", "redundant", "classes", "worlds", "steps", "longest")}
         failure, actors = told["failure"], told["schedule"]
         kind = detail = ""
         text = None
@@ -154,7 +160,7 @@ class Laboratory:
             engine="core",
             verdict=verdict,
             executions=numbers["executions"] + numbers["redundant"],
-            classes=numbers["executions"] if verdict == "proved" else None,
+            classes=numbers["classes"] if verdict == "proved" else None,
             interleavings=None,
             states=numbers["worlds"],
             steps=numbers["steps"],
@@ -231,6 +237,7 @@ def explore(
     barrier: str = "membarrier",
     is_serialisable: bool = True,
     is_left_inside: bool = False,
+    tlbs: int = 0,
     preemptions: int | None = None,
     most: int | None = None,
 ) -> Exploration:
@@ -242,6 +249,8 @@ def explore(
     memory: "sc", or "tso" for a store buffer a thread. locks: "whole", or "inside" to step through the lock itself.
     barrier: whose the barrier of a section is: "membarrier", "each section", or "none", the mistake.
     is_serialisable: whether each execution has to give what some serial order of whole operations gives.
+    is_left_inside: whether threads end inside a section, so that tables may stay in limbo.
+    tlbs: how many CPUs use the table, each with a TLB that every change flushes.
     preemptions, most: bounds; then nothing is proved.
 
     Blocking; gives up the GIL for the core. Raises ValueError for what a lab cannot drive.
@@ -272,6 +281,7 @@ def explore(
         barrier=barrier,
         is_serialisable=is_serialisable,
         is_left_inside=is_left_inside,
+        tlbs=tlbs,
     )
     return laboratory.explore(preemptions=preemptions, most=most)
 

@@ -104,9 +104,9 @@ def alloc_map_lock(va: int, pa: int) -> Operation:
     return Operation("alloc_map_lock", (va, pa))
 
 
-def touch(va: int, *, write: bool = False) -> Operation:
-    """What hardware does: walk, and set accessed, or accessed and dirty."""
-    return Operation("touch", (va, 3 if write else 1))
+def touch(va: int, *, write: bool = False, cpu: int = 0) -> Operation:
+    """What a CPU does, through its TLB: walk on a miss, set accessed, or accessed and dirty. Needs `tlbs`."""
+    return Operation("touch", (va, 2 if write else 1, cpu))
 
 
 def enter() -> Operation:

@@ -90,14 +90,14 @@ class Story:
 
     @property
     def clash(self) -> tuple[int, int] | None:
-        """The two steps that clash: the last, and the last before it by another thread that changed what it is about."""
+        """The two steps that clash: the last, and the last before it by another thread about the same, one of them a change."""
         if not self.kind or not self.steps:
             return None
         last = len(self.steps) - 1
         final = self.steps[last]
         for place in range(last - 1, -1, -1):
             step = self.steps[place]
-            if step.thread != final.thread and step.is_change and step.tables & final.tables:
+            if step.thread != final.thread and (step.is_change or final.is_change) and step.tables & final.tables:
                 return place, last
         return None
 

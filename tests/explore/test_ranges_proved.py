@@ -1,0 +1,67 @@
+"""The promise: ranges are serialisable against ranges, transitions, lockers and single changes, in every order (C4)."""
+
+from __future__ import annotations
+
+import pytest
+
+from labs import NEW, OLD, OTHER, PAGE, SPAN, Setup, huge_leaf, leaf, nothing, one_page, prove, two_tables
+from ptl.lab import operations as op
+from ptl.lab.operations import Operation
+
+LINE = 4 * SPAN
+"""Where the table above the leaf tables ends."""
+BOTH_SIDES = LINE - PAGE
+RANGES: dict[str, Operation] = {
+    "unmap": op.unmap(BOTH_SIDES, 2 * PAGE),
+    "protect": op.protect(BOTH_SIDES, 2 * PAGE, "r"),
+    "map": op.map(BOTH_SIDES, NEW, 2 * PAGE),
+    "larger": op.unmap(BOTH_SIDES - PAGE, 4 * PAGE),
+}
+
+
+def without_line(pt: object) -> None:
+    """Two leaf tables around the line, and nothing in the four pages around it."""
+    two_tables(pt)  # type: ignore[arg-type]
+    pt.unmap(LINE - 2 * PAGE, 4 * PAGE)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("setup", [two_tables, without_line, nothing], ids=["full", "holes", "nothing"])
+@pytest.mark.parametrize("second", RANGES)
+@pytest.mark.parametrize("first", RANGES)
+def test_two_ranges_across_one_line(first: str, second: str, setup: Setup) -> None:
+    prove([[RANGES[first]], [RANGES[second]]], setup)
+
+
+@pytest.mark.parametrize("name", ["unmap", "protect", "map"])
+def test_a_range_beside_changes_of_single_entries(name: str) -> None:
+    """Lock-free writers on either side of the line: each comes before the range, or after it."""
+    below, above = LINE - PAGE, LINE
+    first, second = OLD + SPAN - PAGE, OLD + SPAN
+    prove(
+        [
+            [RANGES[name]],
+            [op.compare_exchange(below, leaf(first), leaf(OTHER)), op.compare_exchange(above, leaf(second), leaf(OTHER))],
+        ],
+        two_tables,
+    )
+
+
+def test_a_range_beside_two_writers() -> None:
+    prove(
+        [
+            [op.protect(0, 2 * PAGE, "r")],
+            [op.compare_exchange(0, leaf(OLD), leaf(NEW))],
+            [op.compare_exchange(0, leaf(OLD), leaf(OTHER))],
+        ],
+        one_page,
+    )
+
+
+def test_ranges_that_cut_one_huge_leaf() -> None:
+    prove([[op.unmap(0)], [op.protect(PAGE, PAGE, "r")]], huge_leaf)
+    prove([[op.unmap(0)], [op.split(0)]], huge_leaf)
+
+
+def test_a_range_beside_moves() -> None:
+    prove([[op.move(0, 2 * SPAN, SPAN)], [op.unmap(2 * SPAN, SPAN)]], one_page)
+    prove([[op.move(0, 2 * SPAN, SPAN)], [op.move(2 * SPAN, 0, SPAN)]], one_page)
