@@ -79,7 +79,7 @@ class Arm64(Cpu):
 
     def judged(self, level: int, raw: int) -> int:
         nobody_executes = 0b11 << 53
-        return super().judged(level, raw) | nobody_executes
+        return raw & ~self.unjudged(level, leaf=True) | nobody_executes  # also for QEMU's core, which is no subclass
 
     def _start(self) -> unicorn.Uc:
         uc = self._engine(unicorn.UC_ARCH_ARM64, unicorn.UC_MODE_ARM)

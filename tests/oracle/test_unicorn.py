@@ -160,8 +160,9 @@ def map_at_random(machine: Machine, rng: random.Random, count: int) -> list[tupl
     largest = arch.page_sizes[-1]
     runs: list[tuple[int, int]] = []
     for _ in range(count):
-        sizes = {**dict(zip(arch.page_sizes, (60, 30, 1), strict=False)), **dict(zip(machine.run_sizes, (30, 1), strict=False))}
-        size = rng.choices(list(sizes), list(sizes.values()))[0]
+        sizes = (*arch.page_sizes, *machine.run_sizes)
+        weights = (*(60, 30, 1)[: len(arch.page_sizes)], *(30, 1)[: len(machine.run_sizes)])
+        size = rng.choices(sizes, weights)[0]
         beyond = sum(rng.choice(runs)) if runs and rng.random() < 0.3 else rng.randrange(1 << arch.va_bits)
         va = arch.canonical(beyond & -size)
         if rng.random() < 0.2:  # ragged ends, so that leaves of several sizes make up the run
@@ -670,6 +671,10 @@ def test_hardware_sees_nothing_in_a_leaf_whose_size_changes(machine, region):
 
 @pytest.mark.parametrize("machine", [name for name, board in BOARDS.items() if board.has_runs], indirect=True)
 def test_every_state_on_the_way_from_pages_to_a_run_and_back(machine, region):
+    runs_come_and_go(machine, region)
+
+
+def runs_come_and_go(machine: Machine, region: int) -> None:
     """Leaves by themselves, one page of them, half of it protected, a part unmapped, one page again, and nothing."""
     arch, pt = machine.arch, machine.pt
     flags = "rwxu" + machine.cores[0].needs

@@ -28,6 +28,7 @@ class Arm64(Core):
     modes = (Mode.SUPERVISOR, Mode.USER)
     sets = ""
     needs = "a"
+    has_runs = True
     target = "aarch64"
     arguments = ("-M", "none", "-cpu", "max")
     byte_order = "little"

@@ -53,6 +53,8 @@ class Cpu(ABC):
     frames_at: ClassVar[int] = 96 * MIB
     """Where in RAM frames begin. What is below belongs to the board. No power of two lies among the tables: stores are
     real, and tests flip single bits of addresses."""
+    has_runs: ClassVar[bool] = False
+    """Whether it takes the marks of runs that the format has."""
 
     @classmethod
     @abstractmethod

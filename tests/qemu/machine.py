@@ -14,7 +14,7 @@ from qemu.emulator import Emulator
 from qemu.m68k import M68040
 from qemu.mips import Mips32, Mips64
 from qemu.powerpc import Power, Power10
-from qemu.riscv import Riscv, Riscv32
+from qemu.riscv import Riscv, Riscv32, RiscvSvnapot
 from qemu.s390 import S390
 from qemu.x86 import I386, I386Pae, X86Long
 
@@ -28,6 +28,12 @@ CORES: dict[str, type[Core]] = {
     "s390": S390,
 }
 """Those that execute every access."""
+
+WITH_RUNS: dict[str, type[Core]] = {
+    **{name: core for name, core in CORES.items() if core.has_runs},
+    **dict.fromkeys(("riscv_sv39", "riscv_sv48", "riscv_sv57"), RiscvSvnapot),
+}
+"""Those that know runs of entries that are one page."""
 
 LISTED: dict[str, type[Cpu]] = {
     "i386": I386,
@@ -59,8 +65,8 @@ class Machine(machine.Machine):
 
     FEWER = 13  # an access takes some hundred microseconds
 
-    def __init__(self, arch: str) -> None:
-        cpu = cpu_of(arch)
+    def __init__(self, arch: str, cpu: type[Cpu] | None = None) -> None:
+        cpu = cpu or cpu_of(arch)
         self.pa_bits = ptl.arch.get(arch).pa_bits
         self.emulator = Emulator(cpu.target, cpu.arguments, cpu.ram_bytes, cpu.byte_order, cpu.layout)
         try:
@@ -69,6 +75,7 @@ class Machine(machine.Machine):
             known = ptl.arch.get(arch) if cpu.has_huge_leaves else machine.without_huge_leaves(ptl.arch.get(arch))
             self.pt = ptl.PageTable(known, frames=self.frames)
             self.arch = self.pt.arch
+            self.run_sizes = self.arch.run_sizes if cpu.has_runs else ()
             self.shared = cpu.set_up(self.emulator, self.pt)
             modes = cpu.modes if issubclass(cpu, Core) else ()
             self.cores = tuple(cpu(self.emulator, self.pt, mode, self.shared) for mode in modes)

@@ -45,6 +45,11 @@ class Riscv(Core):
         takes_any_size = 1 << 0 if self.arch.level(level).leaf is None else 0
         return takes_any_size if leaf else 0
 
+    def judged(self, level: int, raw: int) -> int:
+        raw &= ~self.unjudged(level, leaf=True)
+        napot = 1 << 63
+        return raw & ~napot if self.arch.level(level).run_of(raw) and not self.has_runs else raw
+
     @classmethod
     def set_up(cls, emulator: Emulator, pt: ptl.PageTable) -> None:
         cls._write_code(emulator.ram, cls.CODE)
@@ -81,6 +86,17 @@ class Riscv(Core):
     @property
     def _sum(self) -> int:
         return self.SUM if self.mode is Mode.SUPERVISOR_SUM else 0
+
+
+class RiscvSvnapot(Riscv):
+    """As Riscv, with 16 pages that are one. It then minds no reserved bit above the frame number."""
+
+    arguments = ("-M", "none", "-cpu", "rv64,svnapot=true")
+    has_runs = True
+
+    def unjudged(self, level: int, *, leaf: bool) -> int:
+        reserved = 0x7FC0_0000_0000_0000
+        return super().unjudged(level, leaf=leaf) | reserved
 
 
 class Riscv32(Riscv):

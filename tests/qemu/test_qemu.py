@@ -11,7 +11,7 @@ What these judges cannot say (`Core.unjudged` has the bits):
   not mind the bits of an address below the size of its leaf. It may take a leaf table for one of another page size.
 - Memory types: Power fetches nothing from memory of devices.
 - arm64: as for Unicorn, but with all 48 or 52 bits of an address.
-- RISC-V has leaves on every level.
+- RISC-V has leaves on every level. With Svnapot it minds no reserved bit above the frame number.
 - s390: as for Unicorn; and a page may lie above Linux's 53 bits of address.
 - m68k: as for Unicorn.
 - `info tlb` shows 50 bits of an address.
@@ -33,10 +33,11 @@ from test_unicorn import (  # noqa: F401
     has_address,
     leaves_of,
     map_at_random,
+    runs_come_and_go,
     test_every_bit_of_an_entry_by_itself,
     test_every_state_on_the_way_from_pages_to_a_huge_leaf_and_back,
     test_hardware_ignores_the_frozen_bit_of_a_leaf,
-    test_hardware_sees_nothing_in_a_huge_leaf_that_is_being_split,
+    test_hardware_sees_nothing_in_a_leaf_whose_size_changes,
     test_hardware_sees_nothing_in_a_slot_that_is_empty_frozen_or_busy,
     test_hardware_sees_nothing_in_what_software_keeps,
     test_random_entries,
@@ -47,14 +48,14 @@ from test_unicorn import (  # noqa: F401
 )
 
 from qemu import listings
-from qemu.core import probes
-from qemu.machine import CORES, LISTED, Machine, missing
+from qemu.core import Cpu, probes
+from qemu.machine import CORES, LISTED, WITH_RUNS, Machine, missing
 
 
-def machine_of(name: str) -> Machine:
+def machine_of(name: str, cpu: type[Cpu] | None = None) -> Machine:
     if why := missing(name):
         pytest.skip(why)
-    return Machine(name)
+    return Machine(name, cpu)
 
 
 @pytest.fixture(params=CORES)
@@ -93,6 +94,24 @@ def test_loads_and_stores_reach_the_frame_and_the_tlb_is_believed_until_it_is_fl
     core.flush()
     assert core.load(va) is FAULT
     assert not core.store(va, 0x44)
+
+
+# -- runs -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", WITH_RUNS)
+def test_every_state_on_the_way_from_pages_to_a_run_and_back(name):
+    """Of Svnapot too, which no other judge knows."""
+    with closing(machine_of(name, WITH_RUNS[name])) as machine:
+        runs_come_and_go(machine, REGION)
+
+
+@pytest.mark.parametrize("name", [name for name in WITH_RUNS if WITH_RUNS[name] is not CORES[name]])
+def test_random_mappings_and_entries_with_runs(name):
+    """Where it takes another CPU than for all else."""
+    with closing(machine_of(name, WITH_RUNS[name])) as machine:
+        test_random_mappings(machine, 0)
+        test_random_entries(machine, REGION, 0)
 
 
 # -- where the monitor says that addresses lead -----------------------------------------------------------------------
