@@ -163,8 +163,8 @@ RUNS = replace(
         ),
     ),
 )
-"""32 pages: two of them, or four, can be one page, and so can two of the four leaves on top. Two have addresses of their
-own; four have that of the first, with the number of four in its low bits."""
+"""32 pages: two of them, or four, can be one page, and so can two of the four leaves on top. Two have addresses of
+their own; four have that of the first, with two in its low bits."""
 
 MADE_UP: dict[str, Arch] = {
     arch.name: arch

@@ -166,9 +166,11 @@ def test_balance_through_helper(pt) -> None:
         module.refill_from_pointer(ptes, 0)
 
 
-def test_huge_at_leaf_level(pt) -> None:
+@pytest.mark.parametrize("arch", ["arm64_4k", "riscv_sv39"])
+def test_huge_at_leaf_level(arch) -> None:
     """A run is one page, whatever is collapsed beside it."""
     module = example("huge_at_leaf_level")
+    pt = example("stage").stage(arch=arch)
     va = VA + 4 * SPAN
     module.set_huge_pte(pt, va, 0x10_0000)
     helper = threading.Thread(target=collapse(pt))
@@ -177,7 +179,9 @@ def test_huge_at_leaf_level(pt) -> None:
     helper.join()
     assert (page.pa, page.size) == (0x10_0000, 64 << 10)
     assert pt.collapse(va) is not ptl.Outcome.DONE
-    assert module.huge_ptep_clear(pt, va) == 16
+    assert module.huge_ptep_set_wrprotect(pt, va + PAGE)
+    assert "w" not in module.huge_ptep_get(pt, va).flags
+    assert module.huge_ptep_clear(pt, va + PAGE) == 64 << 10
     assert module.huge_ptep_get(pt, va) is None
 
 

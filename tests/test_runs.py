@@ -116,9 +116,7 @@ def test_a_run_is_found_as_one_page(arch, size):
 def test_its_entries_are_what_encode_says(arch, size):
     run = place(arch, size, "rw")
     raws = run.raws()
-    assert raws == [
-        arch.encode(run.pa + n * run.page, "rw", run.level, run=run.run) for n in range(run.run.entries)
-    ]
+    assert raws == [arch.encode(run.pa + n * run.page, "rw", run.level, run=run.run) for n in range(run.run.entries)]
     for n, raw in enumerate(raws):
         entry = arch.decode(raw, run.level)
         assert (entry.state, entry.run) == (State.HUGE, run.run)
@@ -317,7 +315,7 @@ def test_what_was_not_expected_is_not_changed():
     raw = run.pt.lookup(run.va).raw
     assert not run.pt.compare_exchange(run.va, raw ^ 1 << 56, RUNS.level(1).empty)
     alone = RUNS.encode(0, "rw")
-    with pytest.raises(FormatError, match="is part of a run of 0x4000 bytes, and the entry of va 0x0 is in no such run"):
+    with pytest.raises(FormatError, match="a run of 0x4000 bytes, and the entry of va 0x0 is in no such run"):
         run.pt.exchange(0, raw)
     run.pt.map(0, 0)
     with pytest.raises(FormatError, match="map with page_size=0x4000 makes one"):
@@ -563,7 +561,7 @@ def test_bad_input_changes_nothing(arch, size):
     before = contents(pt)
     odd = run.page
     for va, pa, length in ((odd, 0, size), (0, odd, size), (0, 0, size + odd), (0, 0, odd)):
-        with pytest.raises(AddressError, match="must be multiples of the page size|is not a multiple of the page size"):
+        with pytest.raises(AddressError, match=r"multiples? of the page size"):
             pt.map(va, pa, length, page_size=size)
     for call in (
         lambda: pt.map(0, 0, 3 * size, page_size=3 * size),
@@ -606,7 +604,7 @@ def test_a_run_that_is_not_whole_is_found_by_the_check():
         step = run.pt.walk(run.va + n * PAGE).steps[-1]
         view = run.pt.frames.view(step.table_pa + step.index * 8, 8)
         view[:] = (step.raw ^ 1 << bit).to_bytes(8, "little")
-        with pytest.raises(ptl.InvariantError, match="U1: entry . of the level-1 table|I1: entry"):
+        with pytest.raises(ptl.InvariantError, match=r"[UI]1: entry "):
             run.pt.check()
         view[:] = step.raw.to_bytes(8, "little")
         run.pt.check()

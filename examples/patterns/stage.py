@@ -19,7 +19,7 @@ VA = 1 << 30
 
 
 class Stage(ptl.PageTable):
-    """An x86-64 table with data frames, whose maps can be preceded by a change of another thread."""
+    """A table with data frames, whose maps can be preceded by a change of another thread."""
 
     def __init__(self, *_: object, **__: object) -> None:
         self._changes: dict[str, Callable[[], object]] = {}
@@ -66,10 +66,10 @@ class Stage(ptl.PageTable):
         return super().pte_alloc_map_lock(va)
 
 
-def stage(regions: int = 1) -> Stage:
+def stage(regions: int = 1, arch: str = "x86_64") -> Stage:
     """A table with `regions` of 2 MiB mapped page by page from VA, to frames that could be huge pages."""
     frames = ptl.Frames(64 << 20)
-    pt = Stage("x86_64", frames=frames)
+    pt = Stage(arch, frames=frames)
     for region in range(regions):
         pt.map(VA + region * SPAN, frames.alloc(SPAN), SPAN, page_size=PAGE)
     return pt

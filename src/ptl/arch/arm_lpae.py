@@ -10,10 +10,11 @@
 
 As arm64 (arm64.py), with addresses of 40 bits; but XN is for user and kernel, and PX for the kernel only, and whoever
 executes must be able to read. F, frozen, is the bit with which Linux marks a page without access, which
-then is not valid: no valid entry of Linux has it. Bits 58 and 56 are Linux's too. Leaves map 4 KiB, 2 MiB and 1 GiB, and 16
-neighbours with C, the contiguous hint, 64 KiB on level 1 and 32 MiB on level 2.
+then is not valid: no valid entry of Linux has it. Bits 58 and 56 are Linux's too. Leaves map 4 KiB, 2 MiB and 1 GiB,
+and 16 neighbours with C, the contiguous hint, 64 KiB on level 1 and 32 MiB on level 2.
 
-When V is 0 hardware ignores the rest. Software's entries are Linux's swap entries; a leaf whose size changes has bit 63:
+When V is 0 hardware ignores the rest. Software's entries are Linux's swap entries; a leaf whose size changes has bit
+63:
 
     software's     63   62-34   33  32  31 ............ 8   7   6-2   1   0
                    0    0       B   F   offset              E   type  0   0

@@ -235,8 +235,8 @@ class Run:
     marks: Pattern
     """What each of them looks like. An ordinary leaf has none of the bits of `mask`, but for those of an address."""
     is_base: bool = False
-    """Whether each of them has the address of the first; its low bits, which would be 0, may be marks. Otherwise each has
-    its own."""
+    """Whether each of them has the address of the first; its low bits, which would be 0, may be marks. Otherwise each
+    has its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,8 +14,8 @@ R2  While it waits for a lock an operation holds other locks and nothing else; o
     slot that changed before its table was locked makes the whole operation start over, with nothing held.
 R3  The frozen entries keep lock-free writers out, the locks everyone else: a range is serialisable against ranges,
     transitions and single changes. Readers see each entry change by itself.
-R4  A run that the range cuts, or puts smaller leaves over, is frozen whole and taken apart first (run.pxi, U3). It lies in one
-    table, so no further lock is needed.
+R4  A run that the range cuts, or puts smaller leaves over, is frozen whole and taken apart first (run.pxi, U3). It lies in
+    one table, so no further lock is needed.
 R5  A private table is filled with plain stores and is complete, the range's changes included, before a slot names it.
 
 The tables locked are chained through their descriptors, so none of this allocates. Blocking on the tables it touches.
@@ -335,7 +335,7 @@ cdef void range_thaw(Range *op, uint64_t table, uint32_t level, uint64_t va, uin
 cdef void run_freeze_outside(
     Range *op, uint64_t table, uint32_t level, uint64_t raw, uint64_t va, uint64_t last
 ) noexcept nogil:
-    """Freeze what the run of an entry that covers [va, last] has outside the range (R4), when that is an end of the range."""
+    """Freeze what the run of an entry that covers [va, last] has outside the range (R4), at whose end the entry is."""
     cdef const LevelFormat *format = &op.tree.format.level[level]
     cdef const Run *run = run_of(format, raw)
     cdef uint64_t start = run_start(run, va), end = start + run.bytes, own = va & ~(span(format) - 1)

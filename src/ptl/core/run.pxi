@@ -126,7 +126,7 @@ cdef void run_take_apart(
 cdef int run_change(
     Tree *tree, const Found *found, uint64_t va, uint64_t *expected, uint64_t desired, uint32_t withdrawn, uint32_t *had
 ) noexcept nogil:
-    """Compare-exchange of the entry of va, which is part of a run, for the holder of its table's lock, inside the fork gate.
+    """Compare-exchange of the entry of va, part of a run, for the holder of its table's lock, inside the fork gate.
 
     CHANGED, or OTHER_VALUE. When `desired` is part of such a run too, all entries change; what they have of accessed and
     dirty beyond `expected` stays, but for the attributes `withdrawn`. Otherwise the run is taken apart. *had is what
@@ -172,7 +172,7 @@ cdef int run_change(
 
 
 cdef bint follows(const LevelFormat *format, uint64_t old, uint64_t desired, uint64_t va) noexcept nogil:
-    """Whether the other entries of a run can follow when that of va changes from one leaf to another: both are part of it."""
+    """Whether all of a run can follow when the entry of va changes: both values are part of one that is aligned."""
     cdef const Run *run = run_of(format, desired)
     if not in_run(format, old) or run_of(format, old) is not run:
         return False

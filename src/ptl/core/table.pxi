@@ -739,9 +739,10 @@ cdef class PageTable:
         """Move everything in a range to another address: an `Outcome`; leaf tables whole where both sides allow it.
 
         DONE, or NO_TABLE when there was nothing. A huge leaf that the range cuts, or that does not fit its new address, is
-        split first, and a run of entries that are one page taken apart; software's own entries move too. Readers see each entry leave before it appears. Raises AlreadyMapped
-        when there is anything in the new range, AddressError when the two overlap, OutOfFrames, FormatError for a bad
-        entry; the table is then as before. Blocking on the tables of both ranges. O(pages), O(1) for a huge leaf.
+        split first, and a run of entries that are one page taken apart; software's own entries move too. Readers see each
+        entry leave before it appears. Raises AlreadyMapped when there is anything in the new range, AddressError when the
+        two overlap, OutOfFrames, FormatError for a bad entry; the table is then as before. Blocking on the tables of both
+        ranges. O(pages), O(1) for a huge leaf.
 
         >>> import ptl
         >>> pt = ptl.PageTable()

@@ -625,7 +625,7 @@ cdef int leaf_change_in_run(
     Tree *tree, Record *me, uint64_t va, uint32_t level, uint64_t *expected, uint64_t desired, uint32_t withdrawn,
     uint32_t *had, Found *found
 ) noexcept nogil:
-    """leaf_change of an entry that is part of a run, as run_change does it. Blocking on its table, unless we hold its lock."""
+    """leaf_change of an entry that is part of a run, by run_change. Blocking on its table, unless we hold its lock."""
     cdef bint is_held
     cdef int result = DONE
     section_enter(me)
@@ -697,7 +697,7 @@ cdef int split(
 cdef int split_run(
     Tree *tree, const Found *found, uint64_t va, const Run *run, uint32_t target, const Run *into
 ) noexcept nogil:
-    """For the holder of the table's lock: take a run apart, and split each of its leaves when they are to be smaller yet."""
+    """For the holder of the table's lock: take a run apart, and split its leaves when they are to be smaller yet."""
     cdef const LevelFormat *format = &tree.format.level[found.level]
     cdef const Run *part = NULL
     cdef bint begun, deeper = target != 0 and target < found.level
