@@ -1,8 +1,8 @@
 """The promise: the code with which Linux refills a TLB finds in a table what `translate` finds.
 
 Where software walks there is no hardware to ask. Here are the walks of its handlers once more, with their own shifts
-and tests and nothing of this project's descriptions; what a handler loads is then read as the manual of the processor has
-it. Whatever a table holds in the middle of a change, a handler finds a page, or nothing.
+and tests and nothing of this project's descriptions; what a handler loads is then read as the manual of the processor
+has it. Whatever a table holds in the middle of a change, a handler finds a page, or nothing.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def load(frames: Frames, pa: int, size: int, order: str) -> int:
     return int.from_bytes(frames.view(pa, size), order)
 
 
-def refill_sparc64(frames: Frames, root: int, va: int) -> Loaded | None:
-    """arch/sparc/include/asm/tsb.h, USER_PGTABLE_WALK_TL1; UltraSPARC User's Manual, 6.2."""
+def walk_sparc64(frames: Frames, root: int, va: int) -> int | None:
+    """arch/sparc/include/asm/tsb.h, USER_PGTABLE_WALK_TL1: what goes into the TLB."""
     entry, huge = root, False
     for bits in (53, 43, 33, 23):
         offset = (va << 64 - bits & ALL) >> 64 - 13 & ~0b111
@@ -39,8 +39,14 @@ def refill_sparc64(frames: Frames, root: int, va: int) -> Loaded | None:
             break
     if not entry >> 63:
         return None
-    if huge:
-        entry = entry & ~(1 << 22) | va & 1 << 22
+    return entry & ~(1 << 22) | va & 1 << 22 if huge else entry
+
+
+def refill_sparc64(frames: Frames, root: int, va: int) -> Loaded | None:
+    """And what that means, by the UltraSPARC User's Manual, 6.2."""
+    entry = walk_sparc64(frames, root, va)
+    if entry is None:
+        return None
     page_bits = {0b00: 13, 0b01: 16, 0b10: 19, 0b11: 22}[entry >> 61 & 0b11]
     pa = entry & (1 << 43) - (1 << page_bits) | va & (1 << page_bits) - 1
     return pa, "r" + "w" * (entry >> 1 & 1) + "x" * (entry >> 12 & 1) + "u" * (~entry >> 2 & 1)

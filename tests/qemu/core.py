@@ -48,6 +48,10 @@ class Cpu(ABC):
     """The bytes of each register, where the stub does not describe them."""
     ram_bytes: ClassVar[int] = 160 * MIB
     """RAM begins at physical address 0."""
+    shares_ram: ClassVar[bool] = True
+    """Whether its RAM is in our hands."""
+    pa_bits: ClassVar[int] = 64
+    """How wide its physical addresses are, at most."""
     has_huge_leaves: ClassVar[bool] = True
     """Whether it knows the leaves that the format has above level 1."""
     frames_at: ClassVar[int] = 96 * MIB

@@ -60,6 +60,11 @@ class Stub:
         """Write registers, in that order; then execute up to one of the instructions of `stop_at`."""
         self._go("c", values)
 
+    def put(self, address: int, data: bytes) -> None:
+        """Write memory, as the CPU sees it."""
+        if (answer := self._ask(f"M{address:x},{len(data):x}:{data.hex()}")) != "OK":
+            raise GdbError(f"no memory to write at {address:#x}: {answer}")
+
     def close(self) -> None:
         """Hang up."""
         self._connection.close()

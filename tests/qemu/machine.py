@@ -16,6 +16,7 @@ from qemu.mips import Mips32, Mips64
 from qemu.powerpc import Power, Power10
 from qemu.riscv import Riscv, Riscv32, RiscvSvnapot
 from qemu.s390 import S390
+from qemu.sparc64 import Sparc64
 from qemu.x86 import I386, I386Pae, X86Long
 
 CORES: dict[str, type[Core]] = {
@@ -43,7 +44,7 @@ LISTED: dict[str, type[Cpu]] = {
 }
 """Those whose mappings the monitor lists."""
 
-REFILLED: dict[str, type[Core]] = {"mips32": Mips32, "mips64": Mips64}
+REFILLED: dict[str, type[Core]] = {"mips32": Mips32, "mips64": Mips64, "sparc64": Sparc64}
 """Those that know no tables: the judge fills the TLB from the entries as the kernel's handler does."""
 
 
@@ -67,7 +68,7 @@ class Machine(machine.Machine):
 
     def __init__(self, arch: str, cpu: type[Cpu] | None = None) -> None:
         cpu = cpu or cpu_of(arch)
-        self.pa_bits = ptl.arch.get(arch).pa_bits
+        self.pa_bits = min(ptl.arch.get(arch).pa_bits, cpu.pa_bits)
         self.emulator = Emulator(cpu.target, cpu.arguments, cpu.ram_bytes, cpu.byte_order, cpu.layout)
         try:
             ram = memoryview(self.emulator.ram)[cpu.frames_at : cpu.frames_at + machine.RAM]

@@ -45,7 +45,7 @@ from ptl.arch.description import Arch, Choice, Field, Level, Pattern, Soft, Word
 VALID, PRESENT, CACHED = 1 << 63, 1 << 7, 1 << 5 | 1 << 4
 LEAF = PRESENT | 1 << 9
 HUGE, SIZE_4_MIB, SPLITTING = 1 << 56, 0b11 << 61, 1 << 55
-ACCESSED, DIRTY, WRITE, W = 1 << 10, 1 << 11, 1 << 8, 1 << 1
+ACCESSED = 1 << 10
 PAGE_SHIFT = 13
 ADDRESS = Field((1 << 43) - (1 << PAGE_SHIFT))
 ALL = (1 << 64) - 1
@@ -56,19 +56,7 @@ WORD = Word(
     frozen_present=1 << 58,
     frozen_absent=1 << 0,
     attributes=(
-        Choice(
-            WRITE | DIRTY | W,
-            (
-                (0, ""),
-                (WRITE, "w"),
-                (DIRTY, "d"),
-                (WRITE | DIRTY | W, "wd"),
-                (WRITE | DIRTY, "wd"),
-                (WRITE | W, "w"),
-                (DIRTY | W, "wd"),
-                (W, "w"),
-            ),
-        ),
+        Choice.trapping(Choice.bit("w", 8), Choice.bit("d", 11), 1 << 1, suffices=True),
         Choice.bit("x", 12),
         Choice.inverted("u", 2),
         Choice.bit("g", 0),
@@ -114,6 +102,7 @@ SPARC64 = Arch(
     walker="software",
     sign_extended=True,
     implied="r",
+    verified_by=("QEMU",),
     layout=(
         Level(
             name="PTE",
