@@ -3,9 +3,9 @@
     python bench/step_hook.py
 
 Builds both into a temporary directory (two minutes), loads both into this process, and walks the same addresses in turn
-through each, from C: `ptl_walk`, one walk, and `ptl_translate`, which enters a section around it. What is printed is the
-median of the ratios of neighbouring runs, in thread time. Functions are aligned in both builds: where a loop happens to
-begin moves these numbers by several per cent, more than the hook does.
+through each, from C: `ptl_walk`, one walk, and `ptl_translate`, which enters a section around it. What is printed is
+the median of the ratios of neighbouring runs, in thread time. Functions are aligned in both builds: where a loop
+happens to begin moves these numbers by several per cent, more than the hook does. Needs `ptl` to be importable.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
 from array import array
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 from multiprocessing.shared_memory import SharedMemory
@@ -362,3 +363,62 @@ def collapse_pages(
 ) -> ScanResult: ...
 
 FAULTS: Final[dict[str, int]]
+
+# -- labs -------------------------------------------------------------------------------------------------------------
+
+_Place: TypeAlias = tuple[str | int, ...]
+_Failure: TypeAlias = tuple[str, int, _Place | None, str | None]
+_Judge: TypeAlias = Callable[[], str | None]
+
+@type_check_only
+class _Explored(TypedDict):
+    complete: bool
+    failure: _Failure | None
+    schedule: list[int] | None
+    executions: int
+    redundant: int
+    classes: int
+    steps: int
+    longest: int
+    worlds: int
+    outcomes: int
+
+LAB_OPERATION_NAMES: Final[tuple[str, ...]]
+LAB_FAILURES: Final[tuple[str, ...]]
+STEP_KINDS: Final[dict[int, str]]
+TABLE_USES: Final[tuple[str, ...]]
+
+class Model:
+    def __new__(
+        cls,
+        pt: PageTable,
+        threads: Sequence[Sequence[tuple[str | int, ...]]],
+        *,
+        memory: str = "sc",
+        locks: str = "whole",
+        barrier: str = "membarrier",
+    ) -> Self: ...
+    def explore(
+        self,
+        judge: _Judge,
+        *,
+        reduction: str = "source",
+        bound: int | None = None,
+        most: int | None = None,
+        serial: bool = False,
+        any_outcome: bool = False,
+    ) -> _Explored: ...
+    def sample(
+        self, judge: _Judge, seed: int, *, most: int, changes: int, length: int, any_outcome: bool = False
+    ) -> _Explored: ...
+    def replay(
+        self,
+        schedule: Iterable[int],
+        watch: Callable[[tuple[Any, ...]], object] | None,
+        *,
+        judge: _Judge | None = None,
+    ) -> _Failure | None: ...
+    def results(self) -> list[list[int]]: ...
+    def owners(self) -> list[int]: ...
+    def threads_now(self) -> list[tuple[bool, int, bool, list[_Place], list[tuple[_Place, int]]]]: ...
+    def tables_now(self) -> list[tuple[str, int, int, int, list[int]]]: ...

@@ -121,7 +121,9 @@ def arch_command(name: str | None, as_json: bool, svg: TextIO | None) -> None:
 @click.option("--schedule", help="Tell this schedule, such as a2b5a, instead of the shortest that fails.")
 @click.option("--pct", type=click.IntRange(min=1), metavar="N", help="Run N random schedules instead of every one.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the random schedules.")
-@click.option("--html", "page", type=click.File("w", encoding="utf-8", lazy=False), help="Write a page to step through.")
+@click.option(
+    "--html", "page", type=click.File("w", encoding="utf-8", lazy=False), help="Write a page to step through."
+)
 def lab_command(
     name: str | None, as_list: bool, schedule: str | None, pct: int | None, seed: int, page: TextIO | None
 ) -> None:

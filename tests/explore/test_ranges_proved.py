@@ -40,7 +40,10 @@ def test_a_range_beside_changes_of_single_entries(name: str) -> None:
     prove(
         [
             [RANGES[name]],
-            [op.compare_exchange(below, leaf(first), leaf(OTHER)), op.compare_exchange(above, leaf(second), leaf(OTHER))],
+            [
+                op.compare_exchange(below, leaf(first), leaf(OTHER)),
+                op.compare_exchange(above, leaf(second), leaf(OTHER)),
+            ],
         ],
         two_tables,
     )

@@ -20,7 +20,7 @@ def test_a_scenario_comes_to_what_it_says(name: str) -> None:
 
 
 def test_the_scale_is_that_of_a_classroom() -> None:
-    """Two faults against two collapses: a state space that is visited in seconds, of more interleavings than can be run."""
+    """Two faults against two collapses: states that are visited in seconds, of more interleavings than can be run."""
     result = lab.SCENARIOS["fixed-2x2"].explore()
     assert result.interleavings is not None
     assert result.interleavings > 10**9

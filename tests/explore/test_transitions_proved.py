@@ -1,5 +1,5 @@
-"""The promise: whatever the order of their steps, an operation on a page and a transition come to what some serial order
-gives, and leave every invariant whole.
+"""The promise: whatever the order of their steps, an operation on a page and a transition come to what some serial
+order gives, and leave every invariant whole.
 
 C1, C3 and C5 of docs/concurrency.md, on the core itself: each test visits every interleaving.
 """
@@ -53,7 +53,7 @@ COMPOSED = {
     "fault": op.fault(PAGE, OLD + PAGE),
     "alloc_map_lock": op.alloc_map_lock(PAGE, OLD + PAGE),
 }
-"""Operations of two steps of the table, first populate: beside retract and move, no whole order need give what they do."""
+"""Two steps of the table, the first is populate: beside retract and move, no whole order need give what they do."""
 
 
 @pytest.mark.parametrize("transition", TRANSITIONS)
@@ -81,7 +81,7 @@ def test_two_transitions(first: str, second: str) -> None:
 @pytest.mark.parametrize("write", [False, True], ids=["read", "write"])
 @pytest.mark.parametrize("transition", TRANSITIONS)
 def test_a_cpu_beside_a_transition(transition: str, write: bool) -> None:
-    """Accessed and dirty are never lost, and no translation is used after the flush that takes it away (T5, T7, C11)."""
+    """Accessed and dirty are never lost, no translation is used after the flush that takes it away (T5, T7, C11)."""
     operations, setup = TRANSITIONS[transition]
     # A collapse by copy withholds the right to write for a while (T6), which no whole order does.
     is_whole = transition != "collapse to other frames"

@@ -407,7 +407,8 @@ cdef int preemptions_at(Search *search, int64_t depth) noexcept nogil:
 
 
 cdef int explore_some(Search *search, int64_t *kept, uint64_t most) noexcept nogil:
-    """Run up to `most` executions. 0 there are more; 1 that was all; 2 something is wrong; 3 a new world is to be judged."""
+    """Run up to `most` executions. 0 there are more; 1 that was all; 2 something is wrong; 3 a new world is to be judged.
+    """
     cdef int end
     cdef uint64_t outcome
     while most:
@@ -710,8 +711,8 @@ cdef class Model:
     def replay(self, schedule, watch, *, judge=None):
         """Run one schedule, a sequence of actors (4 + n is the store buffer of thread n), and then each thread to its end.
 
-        watch: called with a tuple after each step: actor, operation, kind, bits, what, value, expected, found, changed,
-        site. Actors that cannot go on are passed over. Returns what is wrong in the end, or None.
+        watch: called with a tuple after each step: actor, operation, kind, what, value, expected, found, changed, site.
+        Actors that cannot go on are passed over. Returns what is wrong in the end, or None.
         """
         cdef Search *search = self.search
         cdef Lab *lab = &search.lab
@@ -776,7 +777,6 @@ cdef class Model:
             lab.last_actor,
             lab.last_operation,
             STEP_KINDS[step.kind],
-            step.bits,
             self.name_of(step.address),
             step.value,
             step.expected,
@@ -786,7 +786,8 @@ cdef class Model:
         )
 
     cdef tuple name_of(self, void *address):
-        """What an address is: ("entry", table, level, index), ("table", number, field), ("record", thread, field), (name,)."""
+        """What an address is: ("entry", table, level, index), ("table", number, field), ("record", thread, field); (name,).
+        """
         cdef Lab *lab = &self.search.lab
         cdef World *world = &lab.world
         cdef uint64_t offset = <uint64_t> (<char *> address - world.tree.memory)

@@ -16,9 +16,9 @@ A3  A loop that walks again goes on when something that it has read since its la
 A4  With store buffers a plain store goes into its thread's buffer, first in, first out; the buffer is an actor of its own
     that makes one store visible a step. A thread's own loads look there first. What is locked waits for an empty buffer.
     membarrier takes two steps: it ends when every buffer has let go of what was in it when it began.
-A5  What is checked touches more than a word: an access to an entry meets the freeing of its table, and a change of it meets
-    the detaching. Without that, orders that differ only in what is checked would be taken for one.
-A6  What is private (a table that no slot names yet) and what a lock protects is not stepped: it happens with the step before.
+A5  What is checked touches more than a word: an access to an entry meets the freeing of its table, and a change of it
+    meets the detaching. Without that, orders that differ only in what is checked would be taken for one.
+A6  What is private (a table that no slot names yet) and what a lock protects is no step: it happens with the one before.
 
 What is checked at every step: use of a table that is free or somebody else's private one; a change in a table that is no
 longer in the tree; the life of a table (frames handed back twice, or back while a section that began before they were

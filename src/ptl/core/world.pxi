@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """A table and all of its shared state, small enough to be put back thousands of times a second.
 
-    Block | Tables (descriptors) | memory (entries) | Tree's counters | Domain | Records | Caches     a copy of each: the image
+    Block | Tables (descriptors) | memory (entries) | Tree's counters | Domain | Records | Caches   a copy of all: the image
 
 G1  The image holds every byte that a step can change, so putting it back undoes any number of steps. What belongs to the
     process (the list of blocks) is left alone.

@@ -1,7 +1,7 @@
 """A laboratory for interleavings: what can happen when threads change one small table at once.
 
-    explore([...])                  every interleaving, one atomic step at a time: proved, or the shortest way it fails
-    ptl lab --list, ptl lab NAME    the scenarios, as stories to step through
+explore([...])                  every interleaving, one atomic step at a time: proved, or the shortest way it fails
+ptl lab --list, ptl lab NAME    the scenarios, as stories to step through
 """
 
 from ptl.lab.exploration import Exploration, Laboratory, explore

@@ -1,15 +1,15 @@
 """`explore`: every interleaving of a few threads, by one of two engines, and what came of it.
 
-    threads of operations      the core itself, replayed once for each class of interleavings     (ptl._core.Model)
-    threads of Python          the states of a small machine, each visited once                   (ptl.lab.states)
+threads of operations      the core itself, replayed once for each class of interleavings     (ptl._core.Model)
+threads of Python          the states of a small machine, each visited once                   (ptl.lab.states)
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias, cast
 
 from ptl import arch as architectures
 from ptl._core import EpochDomain, Frames, InvariantError, Model, PageTable, Tlb
@@ -63,6 +63,7 @@ class Exploration:
             for number, what in (
                 (self.interleavings, "interleavings"),
                 (self.classes, "classes"),
+                (self.executions if self.verdict == "bounded" else None, "executions"),
                 (self.states, "states" if self.engine == "states" else "states at rest"),
                 (self.steps, "steps"),
             )
@@ -147,24 +148,22 @@ class Laboratory:
         )
         return self._result(told, "bounded", begun, shorten=True)
 
-    def _result(self, told: dict[str, object], verdict: Verdict, begun: float, *, shorten: bool) -> Exploration:
-        numbers = {name: cast(int, told[name]) for name in ("executions", "redundant", "classes", "worlds", "steps", "longest")}
-        failure, actors = told["failure"], told["schedule"]
+    def _result(self, told: Mapping[str, Any], verdict: Verdict, begun: float, *, shorten: bool) -> Exploration:
         kind = detail = ""
         text = None
-        if failure is not None:
-            kind, detail = words_of(cast(tuple[str, int, tuple[object, ...] | None, str | None], failure))
-            text = self._shortest(cast(list[int], actors), kind) if shorten else schedules.text_of(cast(list[int], actors))
+        if told["failure"] is not None:
             verdict = "failed"
+            kind, detail = words_of(told["failure"])
+            text = self._shortest(told["schedule"], kind) if shorten else schedules.text_of(told["schedule"])
         return Exploration(
             engine="core",
             verdict=verdict,
-            executions=numbers["executions"] + numbers["redundant"],
-            classes=numbers["classes"] if verdict == "proved" else None,
+            executions=told["executions"] + told["redundant"],
+            classes=told["classes"] if verdict == "proved" else None,
             interleavings=None,
-            states=numbers["worlds"],
-            steps=numbers["steps"],
-            longest=numbers["longest"],
+            states=told["worlds"],
+            steps=told["steps"],
+            longest=told["longest"],
             seconds=time.perf_counter() - begun,
             kind=kind,
             detail=detail,
@@ -178,7 +177,7 @@ class Laboratory:
                 self.judge, bound=bound, most=SHORTEN_EXECUTIONS, any_outcome=not self.is_serialisable
             )
             failure = told["failure"]
-            if failure is not None and failure[0] == kind:
+            if failure is not None and words_of(failure)[0] == kind and told["schedule"] is not None:
                 actors = told["schedule"]
                 break
         parts = schedules.runs(actors)
@@ -194,10 +193,10 @@ class Laboratory:
 
     def _fails(self, parts: Sequence[tuple[int, int]], kind: str) -> bool:
         failure = self.model.replay(schedules.actors_of(parts), None, judge=self.judge)
-        return failure is not None and failure[0] == kind
+        return failure is not None and words_of(failure)[0] == kind
 
 
-def words_of(failure: tuple[str, int, tuple[object, ...] | None, str | None]) -> tuple[str, str]:
+def words_of(failure: tuple[str, int, tuple[str | int, ...] | None, str | None]) -> tuple[str, str]:
     """A failure of the core in words: its kind, and more about it."""
     kind, actor, where, wrong = failure
     if wrong is not None:

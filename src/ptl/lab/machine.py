@@ -1,4 +1,4 @@
-"""The machine on which a path written in Python runs: a few tables of four entries, in the bits of `tiny`, and their locks.
+"""The machine on which a path written in Python runs: a few tables of four entries, in the bits of `tiny`, and locks.
 
     table 0: the PMD table      [ slot | slot | slot | slot ]
     table 1, 2, ...             [ entry | entry | entry | entry ]   free until `alloc`, or named by a slot
@@ -11,7 +11,7 @@ A path is a generator that yields one step after another and is sent what the st
         yield store(table, index, old | ACCESSED)
         yield unlock(table)
 
-The whole state is a value: it can be kept, compared, and gone back to. `apply` does one step and changes nothing in place.
+The whole state is a value: it can be kept, compared, and gone back to. `apply` does one step, and changes no state.
 """
 
 from __future__ import annotations
@@ -69,6 +69,7 @@ class Step:
     index: int = -1
     value: int = 0
     expected: int = 0
+    words: str = ""
 
     def __str__(self) -> str:
         place = f"{name(self.table)}[{self.index}]"
@@ -81,6 +82,8 @@ class Step:
                 return f"{place}: {shown(self.table, self.expected)} -> {shown(self.table, self.value)}"
             case "enter" | "leave" | "alloc" | "reclaim":
                 return self.kind
+            case "claim":
+                return "is right" if self.value else self.words
             case _:
                 return f"{self.kind} {name(self.table)}"
 
@@ -138,6 +141,11 @@ def retire(table: int) -> Step:
 def reclaim() -> Step:
     """Free what was retired: waits for its readers."""
     return Step("reclaim")
+
+
+def claim(holds: bool, words: str = "") -> Step:
+    """What the path knows by now to be true; where it is not, the words say what is wrong."""
+    return Step("claim", value=int(holds), words=words)
 
 
 def name(table: int) -> str:
@@ -216,6 +224,10 @@ def apply(state: State, thread: int, step: Step) -> tuple[State, int]:
             if state.locks[table] != thread:
                 raise Wrong("unbalanced", f"{name(table)} is unlocked by a thread that does not hold its lock")
             return state._replace(locks=_put(state.locks, table, -1)), 0
+        case "claim":
+            if not step.value:
+                raise Wrong("broken invariant", step.words)
+            return state, 0
         case "enter":
             return state._replace(inside=_put(state.inside, thread, state.inside[thread] + 1)), 0
         case "leave":
@@ -231,9 +243,7 @@ def apply(state: State, thread: int, step: Step) -> tuple[State, int]:
             if state.life[table] != "live":
                 raise Wrong("double free", f"{name(table)} is retired, and is {state.life[table]}")
             waiting = frozenset(other for other, depth in enumerate(state.inside) if depth and other != thread)
-            return state._replace(
-                life=_put(state.life, table, "retired"), limbo=(*state.limbo, (table, waiting))
-            ), 0
+            return state._replace(life=_put(state.life, table, "retired"), limbo=(*state.limbo, (table, waiting))), 0
         case "reclaim":
             for place, (retired, waiting) in enumerate(state.limbo):
                 if not waiting:
@@ -275,6 +285,8 @@ def touches(state: State, thread: int, step: Step) -> frozenset[tuple[object, bo
             return frozenset({(("lock", table), True), (("life", table), False)})
         case "enter" | "leave":
             return frozenset({(("inside", thread), True)})
+        case "claim":
+            return frozenset()
         case "alloc":
             return frozenset({("pool", True)} | {(("life", each), True) for each in range(len(state.life))})
         case "free":
@@ -328,4 +340,4 @@ def _must_be_alive(state: State, table: int) -> None:
 
 
 def _put(values: tuple[T, ...], place: int, value: T) -> tuple[T, ...]:
-    return values[:place] + (value,) + values[place + 1 :]
+    return (*values[:place], value, *values[place + 1 :])

@@ -1,7 +1,7 @@
 """The core's own operations as a thread of a lab makes them, one after the other.
 
-Each is one call of the core, on `tiny` unless the lab's table is of another architecture: pages of 4 KiB, leaf tables of
-four entries, so a leaf table covers 16 KiB.
+Each is one call of the core, on `tiny` unless the lab's table is of another architecture: pages of 4 KiB, leaf tables
+of four entries, so a leaf table covers 16 KiB.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Paths through the machine that a student reads and edits: a fault and a collapse, as they were, and as they are.
 
     fault       finds the leaf table through the slot, locks it, fills an entry
-    collapse    locks the slot's table and the leaf table, empties the slot, hands the leaf table back, makes the slot huge
+    collapse    locks both tables, empties the slot, hands the leaf table back, makes the slot huge
 
 The names follow the kernel's story of 2023: until then a lock kept the slot from changing; since then the map may fail.
 """
@@ -17,6 +17,7 @@ from ptl.lab.machine import (
     SLOT,
     Step,
     alloc,
+    claim,
     enter,
     free,
     is_table,
@@ -184,7 +185,7 @@ def retract() -> MakesPath:
 
 
 def move(*, looks_again: bool) -> MakesPath:
-    """Hand the table of one slot over to the next slot. The kernel's mremap, until 6.12, looked only before it locked."""
+    """Hand the table of one slot over to the next. The kernel's mremap, until 6.12, looked only before it locked."""
 
     def path() -> Path:
         slot = yield load(PMD, SLOT)
@@ -202,7 +203,7 @@ def move(*, looks_again: bool) -> MakesPath:
 
 
 def reclaim_empty(*, looks_again: bool, entries: int = 2) -> MakesPath:
-    """Free a table that is found empty. The kernel's reclaim of empty tables, in review, looked only before it locked."""
+    """Free a table that is found empty. The kernel's reclaim, in review, looked only before it locked."""
 
     def path() -> Path:
         yield enter()
@@ -233,5 +234,35 @@ def reclaim_empty(*, looks_again: bool, entries: int = 2) -> MakesPath:
                 yield retire(table)
         yield unlock(PMD)
         yield reclaim()
+
+    return path
+
+
+LOW, HIGH = 0, 1
+"""The two words of one entry, on a machine that loads one word at a time."""
+
+
+def change_in_halves(words: int) -> MakesPath:
+    """Change an entry of two words as such a machine has to: not present, then the high word, then the low one."""
+
+    def path() -> Path:
+        yield store(1, LOW, EMPTY)
+        yield store(1, HIGH, words)
+        yield store(1, LOW, words)
+
+    return path
+
+
+def read_in_halves(*, looks_again: bool) -> MakesPath:
+    """Read an entry of two words, both of which say the same when they belong together."""
+
+    def path() -> Path:
+        while True:
+            low = yield load(1, LOW)
+            high = yield load(1, HIGH)
+            again = (yield load(1, LOW)) if looks_again else low
+            if again == low:
+                break
+        yield claim(low in (EMPTY, high), "torn: the halves of two values were taken for one")
 
     return path

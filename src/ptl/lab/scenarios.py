@@ -89,8 +89,8 @@ _ALL: Final = (
     Scenario(
         "naive",
         "a map that cannot fail, beside a collapse",
-        "The fault believes what the slot said once. The collapse empties the slot and frees the table before the fault "
-        "has locked it.",
+        "The fault believes what the slot said once. The collapse empties the slot and frees the table before the "
+        "fault has locked it.",
         "use of a freed table",
         ("fault", "collapse"),
         paths=(paths.naive_fault(1, page(1)), paths.collapse(deferred=False)),
@@ -129,8 +129,8 @@ _ALL: Final = (
     Scenario(
         "fixed",
         "the fix: map inside a section, look again under the lock, free later",
-        "Whatever the order: either the fault locks the table while it is in the tree, and the collapse waits; or it sees "
-        "that the slot has changed.",
+        "Whatever the order: either the fault locks the table while it is in the tree, and the collapse waits; or it "
+        "sees that the slot has changed.",
         "proved",
         ("fault", "collapse"),
         paths=(paths.fallible_fault(1, page(1)), paths.collapse(deferred=True)),
@@ -185,8 +185,8 @@ _ALL: Final = (
     Scenario(
         "pt-reclaim",
         "reclaim of empty tables, as it was in review",
-        "The table was found empty under its lock, which was then let go, because the upper lock has to be taken first. "
-        "In between a fault fills an entry, and the table is taken out of the tree with it.",
+        "The table was found empty under its lock, which was then let go, because the upper lock has to be taken "
+        "first. In between a fault fills an entry, and the table is taken out of the tree with it.",
         "broken invariant",
         ("fault", "reclaim"),
         paths=(paths.fault(1, page(1)), paths.reclaim_empty(looks_again=False)),
@@ -202,6 +202,26 @@ _ALL: Final = (
         paths=(paths.fault(1, page(1)), paths.reclaim_empty(looks_again=True)),
         start=_machine(2, filled=False),
         ensures=_keeps_page(1, page(1)),
+    ),
+    Scenario(
+        "torn",
+        "an entry of two words, read word by word",
+        "A 32-bit machine loads an entry of 64 bits in two steps. In between it becomes another one, and the halves of "
+        "both are taken for an entry that never was.",
+        "broken invariant",
+        ("read", "change"),
+        paths=(paths.read_in_halves(looks_again=False), paths.change_in_halves(page(2))),
+        start=machine.start(2, {0: table_entry(1)}, {(1, paths.LOW): page(1), (1, paths.HIGH): page(1)}),
+    ),
+    Scenario(
+        "torn-fixed",
+        "an entry of two words, read until it holds still",
+        "The low word is read again. It is cleared first and written last, so if it is the same, the high word belongs "
+        "to it: as long as no two values have the same low word. The core loads 64 bits at once.",
+        "proved",
+        ("read", "change"),
+        paths=(paths.read_in_halves(looks_again=True), paths.change_in_halves(page(2))),
+        start=machine.start(2, {0: table_entry(1)}, {(1, paths.LOW): page(1), (1, paths.HIGH): page(1)}),
     ),
     Scenario(
         "epoch-no-fence",
@@ -237,8 +257,8 @@ _ALL: Final = (
     Scenario(
         "core-unmap-collapse",
         "the core: unmap of one page beside a collapse",
-        "Either the page is gone before its entry is frozen, and the table is not full; or the unmap finds a huge leaf, "
-        "and splits it.",
+        "Either the page is gone before its entry is frozen, and the table is not full; or the unmap finds a huge "
+        "leaf, and splits it.",
         "proved",
         ("unmap", "collapse"),
         operations=((op.unmap(PAGE),), (op.collapse(0),)),
@@ -250,7 +270,7 @@ SCENARIOS: Final[Mapping[str, Scenario]] = {scenario.name: scenario for scenario
 """By name."""
 
 WAITING: Final[Mapping[str, str]] = {
-    "neutralise-leave": "a reclaimer that does not wait for a slow reader, beside the reader's exit: epochs wait so far",
+    "neutralise-leave": "a reclaimer that does not wait for a slow reader, beside its exit: so far they all wait",
     "snapshot-write": "a write beside a snapshot that shares its table: tables are not shared so far",
 }
 """Scenarios for parts of the library that do not exist yet."""

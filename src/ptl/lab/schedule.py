@@ -3,15 +3,15 @@
     a7b3a      thread a makes seven steps, b three, then a goes on; a letter alone is one step
     a7 A b     a capital letter makes the oldest store of that thread's buffer visible (store buffers)
 
-After the last letter the thread that ran last goes on as far as it can, then the others in their order: so a schedule need
-only say where that is not enough.
+After the last letter the thread that ran last goes on as far as it can, then the others in their order: so a schedule
+need only say where that is not enough. A thread that waits for its own store buffer empties it.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 
 THREADS = 4
 LETTERS = "abcdABCD"
@@ -57,4 +57,4 @@ def actors_of(parts: Iterable[tuple[int, int]]) -> list[int]:
 def preemptions(actors: Sequence[int]) -> int:
     """How often one thread follows another in it, which is at least how often one was preempted."""
     threads = [actor for actor in actors if actor < THREADS]
-    return sum(before != after for before, after in zip(threads, threads[1:], strict=False))
+    return sum(before != after for before, after in pairwise(threads))

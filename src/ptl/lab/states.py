@@ -2,15 +2,16 @@
 
     state = (what threads share, where each thread is)          a step leads from one to another
 
-A state is a value, so going back costs nothing, the shortest way to a mistake is found first, and a thread that goes round
-for ever is a cycle. Where a generator is, is its next instruction and everything that it refers to: its variables and what
-lies on its stack. Two generators that agree in these go on alike, so what each step leads to is asked once and kept.
+A state is a value, so going back costs nothing, the shortest way to a mistake is found first, and a thread that goes
+round for ever is a cycle. Where a generator is, is its next instruction and everything that it refers to: its variables
+and what lies on its stack. Two generators that agree in these go on alike, so what a step leads to is asked once.
 
-A livelock is a strongly connected part of the graph that threads can stay in for ever although each of them that is always
-able to move does so (weak fairness). A deadlock is a state from which nobody can go on while somebody is not done.
+A livelock is a strongly connected part of the graph that threads can stay in for ever although each of them that is
+always able to move does so (weak fairness). A deadlock is a state from which nobody can go on while somebody is not
+done.
 
-Besides states, the interleavings are counted, as ways through the graph; and the classes, as what sleep sets leave of them:
-orders that differ only in steps that commute are one.
+Besides states, the interleavings are counted, as ways through the graph; and the classes, as what sleep sets leave of
+them: orders that differ only in steps that commute are one.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ class Threads:
                 step = path.send(found)
         except StopIteration:
             return ()
+        assert isinstance(path, types.GeneratorType)
         where = _where(path)
         path.close()
         self._steps.setdefault((thread, where), step)
@@ -227,7 +229,7 @@ def replay(
         ]
         while wanted and wanted[0] not in able:
             wanted.popleft()
-        if not able or not wanted and node in passed:
+        if not able or (not wanted and node in passed):
             return
         if not wanted:
             passed.add(node)

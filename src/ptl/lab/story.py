@@ -90,7 +90,7 @@ class Story:
 
     @property
     def clash(self) -> tuple[int, int] | None:
-        """The two steps that clash: the last, and the last before it by another thread about the same, one of them a change."""
+        """The two steps that clash: the last, and the last before it by another thread it does not commute with."""
         if not self.kind or not self.steps:
             return None
         last = len(self.steps) - 1
@@ -118,13 +118,17 @@ def _tell_machine(scenario: Scenario, schedule: str, actors: Sequence[int]) -> S
     steps = []
     wrong = ("", "")
     before = scenario.start
+    read: dict[int, int] = {}
     for seen in states.replay(scenario.paths, scenario.start, actors, scenario.ensures):
         step = seen.step
         about = {step.table} if step.table >= 0 else set()
         if step.kind in ("store", "compare_exchange") and step.table == machine.PMD:
             about |= {machine.table_of(each) for each in (before.entry(step.table, step.index), step.value) if each}
         text = str(step)
-        if step.kind == "load":
+        if step.kind == "claim":
+            about = {read[seen.thread]}
+        elif step.kind == "load":
+            read[seen.thread] = step.table
             text += f": {machine.shown(step.table, seen.found)}"
         elif step.kind == "alloc":
             text += f": {machine.name(seen.found)}"
@@ -134,9 +138,7 @@ def _tell_machine(scenario: Scenario, schedule: str, actors: Sequence[int]) -> S
             about = {table for table, _ in before.limbo}
             text += f": frees {', '.join(freed)}" if freed else ": nothing to free"
         is_change = step.kind in ("store", "compare_exchange", "free", "retire", "reclaim")
-        steps.append(
-            StoryStep(seen.thread, text, "", "", frozenset(about), is_change, picture_of(seen.state))
-        )
+        steps.append(StoryStep(seen.thread, text, "", "", frozenset(about), is_change, picture_of(seen.state)))
         before = seen.state
         if seen.wrong is not None:
             wrong = seen.wrong
@@ -166,11 +168,13 @@ def picture_of(state: State) -> Picture:
     return Picture(
         tuple(tables),
         tuple(ThreadView(depth, (), (), False, False) for depth in state.inside),
-        tuple(
-            f"{machine.name(table)}, waits for {', '.join(schedules.LETTERS[each] for each in sorted(waiting)) or 'nobody'}"
-            for table, waiting in state.limbo
-        ),
+        tuple(_in_limbo(table, waiting) for table, waiting in state.limbo),
     )
+
+
+def _in_limbo(table: int, waiting: frozenset[int]) -> str:
+    readers = " ".join(schedules.LETTERS[each] for each in sorted(waiting))
+    return f"{machine.name(table)}, waits for {readers or 'nobody'}"
 
 
 # -- the core ---------------------------------------------------------------------------------------------------------
@@ -182,7 +186,7 @@ def _tell_core(scenario: Scenario, laboratory: Laboratory, schedule: str, actors
     pictures: list[Picture] = []
 
     def watch(seen: tuple[Any, ...]) -> None:
-        actor, operation, kind, bits, where, value, expected, found, changed, site = seen
+        actor, operation, kind, where, value, expected, found, changed, site = seen
         thread = actor % schedules.THREADS
         told = _Told(laboratory, kind, where, value, expected, found, changed)
         name = str(scenario.operations[thread][min(operation, len(scenario.operations[thread]) - 1)])

@@ -1,7 +1,7 @@
 """A story of the lab in the browser: one page that carries everything it needs and loads nothing.
 
-It steps forward and back through a schedule. For a scenario of paths the page carries every state, so any schedule that is
-typed in can be followed there; for one of the core it shows the schedule that it was made for.
+It steps forward and back through a schedule. For a scenario of paths the page carries every state, so any schedule that
+is typed in can be followed there; for one of the core it shows the schedule that it was made for.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def _picture(picture: Picture) -> dict[str, Any]:
 
 
 def _graph(story: Story) -> dict[str, Any] | None:
-    """Every state of a scenario of paths: its picture, and by thread the step that leads on; None when there are too many."""
+    """Every state of a scenario of paths: its picture, and by thread the step that leads on; None if too many."""
     scenario = story.scenario
     if scenario.is_of_core or scenario.start is None:
         return None

@@ -24,9 +24,7 @@ def catalogue(scenarios: Mapping[str, Scenario], waiting: Mapping[str, str]) -> 
     for heading in ("scenario", "drives", "comes to", "about"):
         table.add_column(heading)
     for scenario in scenarios.values():
-        table.add_row(
-            scenario.name, "the core" if scenario.is_of_core else "paths", scenario.expected, scenario.title
-        )
+        table.add_row(scenario.name, "the core" if scenario.is_of_core else "paths", scenario.expected, scenario.title)
     for name, why in waiting.items():
         table.add_row(Text(name, "dim"), Text("waiting", "dim"), "", Text(why, "dim"))
     return table
@@ -35,7 +33,9 @@ def catalogue(scenarios: Mapping[str, Scenario], waiting: Mapping[str, str]) -> 
 def render(story: Story, result: Exploration | None) -> RenderableType:
     """The story of a schedule, its verdict, and what exploring came to."""
     scenario = story.scenario
-    table = Table(title=scenario.title, title_justify="left", title_style="bold", caption_justify="left", pad_edge=False)
+    table = Table(
+        title=scenario.title, title_justify="left", title_style="bold", caption_justify="left", pad_edge=False
+    )
     table.add_column("step", justify="right")
     for letter, name in zip(LETTERS, scenario.threads, strict=False):
         table.add_column(f"{letter}: {name}", min_width=16, max_width=COLUMN)
@@ -66,7 +66,8 @@ def render(story: Story, result: Exploration | None) -> RenderableType:
         )
     lines.append(Text(scenario.story, "italic"))
     if result is not None:
-        lines.append(Text(f"exploring every interleaving: {result}"))
+        run = "these executions" if result.verdict == "bounded" else "exploring every interleaving"
+        lines.append(Text(f"{run}: {result}"))
     return Group(*lines)
 
 
