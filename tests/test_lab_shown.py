@@ -72,7 +72,7 @@ def test_what_cannot_be_told_is_refused(arguments: list[str], words: str) -> Non
 
 def test_random_schedules_prove_nothing_and_find_the_missing_fence() -> None:
     status, text = run("core-unmap-collapse", "--pct", "2000")
-    assert status == 1  # it is expected to be proved
+    assert status == 0
     assert "bounded" in text
     assert "2,000 executions" in text
     result = lab.SCENARIOS["epoch-no-fence"].laboratory().sample(1, 20_000)
@@ -85,7 +85,7 @@ def test_the_page_carries_everything(name: str, tmp_path: Path) -> None:
     result = scenario.explore()
     told = story.tell(scenario, result.schedule or "")
     page = lab_page.render(told, result)
-    assert "http" not in page
+    assert not re.search(r"https?:", page)
     assert not re.search(r"<(?:link|img|script)[^>]*\b(?:src|href)=\"(?!data:)", page)
     data = data_of(page)
     steps = data["steps"]
