@@ -9,10 +9,10 @@ demo: .venv-demo/done        ## the main job: race this process's address space 
 	.venv-demo/bin/ptl race --html race.html
 
 test: .venv-test/done        ## the whole test suite, against the installed package
-	.venv-test/bin/python -m pytest $(PYTEST_ARGS)
+	.venv-test/bin/python -m pytest --numprocesses=auto --dist=loadgroup $(PYTEST_ARGS)
 
 test-qemu: .venv-test/done   ## page tables judged by QEMU's CPUs, as far as qemu-system-* are installed
-	.venv-test/bin/python -m pytest tests/qemu $(PYTEST_ARGS)
+	.venv-test/bin/python -m pytest --numprocesses=auto tests/qemu $(PYTEST_ARGS)
 
 bench: .venv-test/done       ## single operations beside dict, by pytest-benchmark
 	.venv-test/bin/python -m pytest bench --benchmark-only --benchmark-group-by=group --benchmark-columns=median,iqr,rounds $(PYTEST_ARGS)

@@ -40,7 +40,10 @@ GUARDS = {
 }
 """Every fault, and the test that guards against it."""
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="the guards look at threads through /proc")
+pytestmark = [
+    pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="the guards look at threads through /proc"),
+    pytest.mark.xdist_group("faulty"),  # one process builds it, once
+]
 
 
 @pytest.fixture(scope="module")

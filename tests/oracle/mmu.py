@@ -31,11 +31,11 @@ from __future__ import annotations
 import ctypes
 import warnings
 from abc import ABC, abstractmethod
-from collections import Counter
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import ClassVar, Final
 
+import judges
 import ptl
 
 try:
@@ -82,20 +82,11 @@ class Fault(Enum):
 FAULT: Final = Fault.FAULT
 Verdict = int | Fault
 
-probes: Counter[str] = Counter()
-"""How many accesses were judged in this process, by architecture."""
-instructions: Counter[str] = Counter()
-"""How many instructions were executed in this process, by architecture."""
-
-
-def summary() -> str:
-    """One line: who judged what."""
-    if MISSING:
-        return f"oracles: none ({MISSING})"
-    judged = ", ".join(
-        f"{arch} ({probes[arch]:,} probes, {instructions[arch]:,} instructions)" for arch in probes | instructions
-    )
-    return f"oracles: unicorn {unicorn.__version__} judged {judged or 'nothing'}"
+JUDGE: Final = "Unicorn"
+if MISSING:
+    judges.absent[JUDGE] = MISSING
+else:
+    judges.versions[JUDGE].add(unicorn.__version__)
 
 
 @dataclass(frozen=True)
@@ -183,7 +174,7 @@ class Cpu(Judge):
 
     def translate(self, va: int, access: Access) -> Verdict:
         """Where this access to an address goes; as on hardware it may set accessed and dirty."""
-        probes[self.arch.name] += 1
+        judges.probes[JUDGE, self.arch.name] += 1
         status = uclib.uc_vmem_translate(self.uc._uch, ctypes.c_uint64(va), access.number, ctypes.byref(self._answer))
         if status == access.refusal:
             return FAULT
@@ -205,7 +196,7 @@ class Cpu(Judge):
 
     def run(self, count: int) -> None:
         """Execute that many instructions, none of which faults."""
-        instructions[self.arch.name] += count
+        judges.instructions[JUDGE, self.arch.name] += count
         self.uc.emu_start(self.pc, until=0, count=count)
         self.pc = self.register("pc")
 

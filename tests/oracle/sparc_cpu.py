@@ -17,7 +17,9 @@ from __future__ import annotations
 
 import struct
 
-from mmu import FAULT, Access, Cpu, Mode, Program, Verdict, in_roles, probes
+from mmu import FAULT, JUDGE, Access, Cpu, Mode, Program, Verdict, in_roles
+
+import judges
 
 try:
     import unicorn
@@ -83,7 +85,7 @@ class Sparc32(Cpu):
     # -- asking
 
     def translate(self, va: int, access: Access) -> Verdict:
-        probes[self.arch.name] += 1
+        judges.probes[JUDGE, self.arch.name] += 1
         self._asked_slot = (va >> 24) ^ 0x55
         self._seen = None
         self._set_state(self._asking)

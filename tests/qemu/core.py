@@ -15,25 +15,16 @@ from __future__ import annotations
 
 import mmap
 from abc import ABC, abstractmethod
-from collections import Counter
 from typing import ClassVar
 
 from mmu import FAULT, Access, Fault, Judge, Mode, Verdict
 
+import judges
 import ptl
-from qemu.emulator import Emulator, EmulatorError, versions
+from qemu.emulator import JUDGE, Emulator, EmulatorError
 from qemu.gdb import ByteOrder
 
 MIB = 1 << 20
-
-probes: Counter[str] = Counter()
-"""How many accesses were judged in this process, by architecture."""
-
-
-def summary() -> str:
-    """One line: who judged what."""
-    judged = ", ".join(f"{arch} ({count:,} probes)" for arch, count in probes.items())
-    return f"oracles: qemu {' and '.join(sorted(versions)) or 'did not run, and'} judged {judged or 'nothing'}"
 
 
 class Cpu(ABC):
@@ -108,7 +99,7 @@ class Core(Judge, Cpu):
 
     def _reach(self, va: int, access: Access) -> bool:
         """Do it, with what the TLB holds; False when it faults."""
-        probes[self.arch.name] += 1
+        judges.probes[JUDGE, self.arch.name] += 1
         if self._stale:
             self._flush()
             self._stale = False

@@ -24,13 +24,13 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import IO
 
+import judges
 from qemu.gdb import BlockStub, ByteOrder, GdbError, Stub
 
 TIMEOUT_SECONDS = 30
 LIFETIME_SECONDS = 600
 
-versions: set[str] = set()
-"""Of the emulators that ran in this process."""
+JUDGE = "QEMU"
 
 
 class EmulatorError(Exception):
@@ -83,7 +83,7 @@ class Emulator:
         self._lines = monitor.makefile("rwb")
         try:
             version = self._receive()["QMP"]["version"]["qemu"]
-            versions.add(f"{version['major']}.{version['minor']}.{version['micro']}")
+            judges.versions[JUDGE].add(f"{version['major']}.{version['minor']}.{version['micro']}")
             self._command("qmp_capabilities")
             self.stub = BlockStub(gdb, byte_order, layout) if layout else Stub(gdb, byte_order)
         except (OSError, EmulatorError, GdbError) as error:

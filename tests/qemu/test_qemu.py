@@ -47,8 +47,10 @@ from test_unicorn import (  # noqa: F401
     test_the_cpu_takes_just_the_addresses_that_ptl_takes,
 )
 
+import judges
 from qemu import listings
-from qemu.core import Cpu, probes
+from qemu.core import Cpu
+from qemu.emulator import JUDGE
 from qemu.machine import CORES, LISTED, WITH_RUNS, Machine, missing
 
 
@@ -130,7 +132,7 @@ def test_thousands_of_mappings_lead_where_ptl_says(name):
         for va, pa, flags in by_lookup(machine.pt, (va for va in places if has_address(machine.arch, va))):
             if pa is None or needs <= set(flags):
                 assert machine.physical(va) == pa, f"{va:#x}: {machine.pt.walk(va)}"
-                probes[name] += 1
+                judges.probes[JUDGE, name] += 1
 
 
 # -- what the monitor lists -------------------------------------------------------------------------------------------
@@ -156,4 +158,4 @@ def test_the_monitor_lists_every_leaf_as_ptl_wrote_it(name, seed):
             assert listings.x86_leaves(monitor("info tlb"), arch) == listings.x86_leaves_expected(leaves, arch)
             if arch.levels < 5:  # QEMU 7.2 looks for the end of five levels for minutes
                 assert listings.x86_runs(monitor("info mem"), arch) == listings.x86_runs_expected(leaves, arch)
-        probes[name] += len(leaves)
+        judges.probes[JUDGE, name] += len(leaves)
