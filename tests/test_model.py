@@ -91,6 +91,7 @@ def machine_for(name: str) -> type[RuleBasedStateMachine]:
     run_sizes = st.sampled_from(arch.run_sizes or (None,))
     leaf_levels = st.sampled_from([level for level in range(2, arch.levels + 1) if arch.level(level).leaf])
     where_leaves_are_huge = precondition(lambda _: len(arch.page_sizes) > 1)
+    where_there_are_runs = precondition(lambda _: bool(arch.run_sizes))
     upper_levels = st.integers(2, arch.levels)
     granule = min(4096, *(arch.table_bytes(level) for level in range(1, arch.levels + 1)))
 
@@ -203,15 +204,15 @@ def machine_for(name: str) -> type[RuleBasedStateMachine]:
                 assert outcome is (Outcome.NOT_CONTIGUOUS if pa % length else Outcome.DONE)
             assert self.pt.collapse(va, level=level) is outcome
 
+        @where_there_are_runs
         @rule(va=starts, size=run_sizes)
         def collapse_to_a_run(self, va, size):
             assert self.pt.collapse(va, page_size=size) is self.model.collapse(va, page_size=size)
 
+        @where_there_are_runs
         @rule(va=starts, size=run_sizes, delta=st.sampled_from(geometry.targets), flags=flag_sets)
         def fill_and_collapse_to_a_run(self, va, size, delta, flags):
             """Leaves by themselves that could be one; and where they are part of a larger one, that is taken apart."""
-            if size is None:
-                return
             level, _ = self.model.kinds[size]
             va &= -size
             pa = geometry.target(va, delta) & -arch.level(level).span
