@@ -22,7 +22,7 @@ setup(
                 extra_compile_args=FLAGS,
                 extra_link_args=[f"-fsanitize={SANITIZE}"] if SANITIZE else [],
             )
-            for name in ("_core", "_race")
+            for name in ("_core", "_race", "_bench")
         ],
         build_dir="build/cython",
         include_path=["src"],

@@ -35,12 +35,14 @@ cdef int ptl_pin(Tree *tree) noexcept nogil
 cdef void ptl_unpin(Tree *tree) noexcept nogil
 cdef uint64_t ptl_walk(Tree *tree, uint64_t va) noexcept nogil
 cdef uint64_t ptl_translate(Tree *tree, uint64_t va) noexcept nogil
+cdef uint64_t ptl_translate_many(Tree *tree, const uint64_t *vas, uint64_t *out, uint64_t count) noexcept nogil
 cdef uint32_t ptl_lookup(Tree *tree, uint64_t va, uint64_t *raw) noexcept nogil
 cdef int ptl_compare_exchange(
     Tree *tree, uint64_t va, uint32_t level, uint64_t expected, uint64_t desired
 ) noexcept nogil
 cdef int ptl_map(Tree *tree, uint64_t va, uint64_t pa, uint64_t length, uint32_t attributes) noexcept nogil
 cdef int ptl_unmap(Tree *tree, uint64_t va, uint64_t length) noexcept nogil
+cdef int ptl_protect(Tree *tree, uint64_t va, uint64_t length, uint32_t attributes) noexcept nogil
 cdef int ptl_populate(Tree *tree, uint64_t va) noexcept nogil
 cdef int ptl_retract(Tree *tree, uint64_t va) noexcept nogil
 cdef int ptl_collapse(Tree *tree, uint64_t va, uint64_t pa) noexcept nogil

@@ -195,6 +195,44 @@ cdef int page_unmap(Tree *tree, Record *me, uint64_t va, Found *found, uint32_t 
             return LIVELOCK
 
 
+cdef int page_protect(
+    Tree *tree, Record *me, uint64_t va, uint32_t attributes, Found *found, uint32_t patience
+) noexcept nogil:
+    """Give the level-1 leaf of va these attributes: DONE; ALREADY when there is nothing to change; LIVELOCK.
+
+    NO_TABLE when it takes more than this: the walk ends above, or in an entry of nobody's making; IN_RUN likewise, when
+    the page is part of a larger one.
+    """
+    cdef const LevelFormat *format = &tree.format.level[1]
+    cdef uint64_t new
+    cdef uint32_t turns = 0
+    cdef int result, change
+    while True:
+        section_enter(me)
+        walk(tree, va, 1, found)
+        result = LIVELOCK                           # not yet anything else
+        if found.level > 1:
+            if found.state != BUSY:
+                result = NO_TABLE
+        elif not is_frozen(format, found.raw):
+            if found.state == HUGE:
+                new = attributes_replaced(format, found.raw, attributes)
+                change = CHANGED if new == found.raw else leaf_replace(tree, me, found, &found.raw, new, va)
+                if change == CHANGED:
+                    result = ALREADY if new == found.raw else DONE
+                elif change == PART_OF_RUN:
+                    result = IN_RUN
+            else:
+                result = ALREADY if found.state == EMPTY or found.state == SOFT else NO_TABLE
+        section_leave(me)
+        if result == NO_TABLE and found.level > 1:
+            fetch_add_relaxed_64(&tree.map_failures, 1)
+        if result != LIVELOCK:
+            return result
+        if not again(tree, found.table, &turns) or turns >= patience:
+            return LIVELOCK
+
+
 cdef inline bint is_soft_leaf(Tree *tree, const Found *found) noexcept nogil:
     """Whether software keeps something there in place of a leaf of that size."""
     return found.state == SOFT and tree.format.level[found.level].has_leaf

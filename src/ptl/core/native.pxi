@@ -38,6 +38,13 @@ cdef uint64_t ptl_translate(Tree *tree, uint64_t va) noexcept nogil:
     return translate(tree, me, va, &found, REWALKS_MAX)
 
 
+cdef uint64_t ptl_translate_many(Tree *tree, const uint64_t *vas, uint64_t *out, uint64_t count) noexcept nogil:
+    """The physical address of each, or UNMAPPED; how many are done, which is fewer only where it would raise."""
+    cdef Record *me = record_of(tree.domain)
+    cdef Found found
+    return 0 if me is NULL else translate_many(tree, me, vas, out, count, &found)
+
+
 cdef uint32_t ptl_lookup(Tree *tree, uint64_t va, uint64_t *raw) noexcept nogil:
     """The level of the leaf that maps va, and its entry, without a freeze; 0 when nothing is mapped there."""
     cdef Record *me = record_of(tree.domain)
@@ -127,6 +134,30 @@ cdef int ptl_unmap(Tree *tree, uint64_t va, uint64_t length) noexcept nogil:
     op.kind = UNMAP
     op.first = va
     op.last = va + (length - 1)
+    return range_apply(&op)
+
+
+cdef int ptl_protect(Tree *tree, uint64_t va, uint64_t length, uint32_t attributes) noexcept nogil:
+    cdef Record *me = record_of(tree.domain)
+    cdef Range op
+    cdef Found found
+    cdef int result
+    if me is NULL:
+        return NO_MEMORY
+    if not is_range(tree, va, length):
+        return BAD_ARGUMENT
+    attributes &= (1 << ATTRIBUTES) - 1
+    if length == span(&tree.format.level[1]):
+        result = page_protect(tree, me, va, attributes, &found, REWALKS_MAX)
+        if result != NO_TABLE and result != IN_RUN:
+            return DONE if result == ALREADY else result
+    memset(&op, 0, sizeof(Range))
+    op.tree = tree
+    op.me = me
+    op.kind = PROTECT
+    op.first = va
+    op.last = va + (length - 1)
+    op.attributes = attributes
     return range_apply(&op)
 
 

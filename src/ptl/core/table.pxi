@@ -443,17 +443,31 @@ cdef class PageTable:
         """Give what is mapped in a range these attributes, and return how many bytes changed; holes are passed over.
 
         Accessed and dirty, once set, stay. A huge leaf that the range cuts is split first, and a run of entries that are
-        one page taken apart. Errors, progress and cost as `map` of a range, but it needs no memory.
+        one page taken apart. Errors, progress and cost as `map`, but it needs no memory.
         """
         cdef Range op
+        cdef Found found
         cdef Record *me = own_record(self)
         cdef uint64_t first = canonical(self, va), bytes = as_address(length, "length")
-        cdef int result
-        check_range(self, first, bytes, span(&self.tree.format.level[1]))
+        cdef uint64_t size = span(&self.tree.format.level[1])
+        cdef uint32_t attributes
+        cdef int result = NO_TABLE
+        check_range(self, first, bytes, size)
+        attributes = attributes_asked(self, flags)
         memset(&op, 0, sizeof(Range))
-        op.kind = PROTECT
-        op.attributes = attributes_asked(self, flags)
-        result = range_run(self, &op, me, first, bytes)
+        op.where = first
+        if bytes == size:
+            result = page_protect(self.tree, me, first, attributes, &found, PATIENCE)
+            if result == LIVELOCK:
+                with nogil:
+                    result = page_protect(self.tree, me, first, attributes, &found, REWALKS_MAX)
+            if result == DONE or result == ALREADY:
+                return size if result == DONE else 0
+            op.where_level, op.where_state = found.level, found.state
+        if result == NO_TABLE or result == IN_RUN:
+            op.kind = PROTECT
+            op.attributes = attributes
+            result = range_run(self, &op, me, first, bytes)
         if result != DONE:
             raise failure(self, result, &op)
         return op.changed

@@ -6,17 +6,14 @@ Every policy has one colour, one dash and one marker, the same everywhere, and c
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import jinja2
 import plotly.graph_objects as go  # type: ignore[import-untyped]  # plotly has neither annotations nor stubs
-import plotly.io  # type: ignore[import-untyped]  # the same
 
-from ptl.show import race_table
+from ptl.show import page, race_table
 from ptl.show.race_table import BASE, NOTHING, OPERATIONS, Row
 from ptl.show.units import duration, exact, plural, share, si, three
 
@@ -49,21 +46,10 @@ ARRIVALS_SHOWN: Final = 100_000
 _TAILS: Final[Mapping[str, float]] = {"p50": 0.5, "p99": 0.01, "p99.9": 0.001}
 """The marked quantiles and the fraction that is slower."""
 
-_FONT: Final = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"
-_FAINT: Final = "rgba(128, 128, 128, 0.28)"
-_CONFIG: Final = {"displayModeBar": False, "displaylogo": False, "responsive": True, "showTips": False}
-
 
 def render(result: Result) -> str:
     """The page."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("ptl.show", ""),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("race_page.html.j2").render(
+    return page.template("race_page.html.j2").render(
         result=result,
         title=race_table.printable(f"ptl race: {result['command']} (pid {result['pid']})"),
         facts=race_table.facts(result),
@@ -77,26 +63,18 @@ def render(result: Result) -> str:
         where=[(race_table.printable(policy), kind, exact(n)) for policy, kind, n in race_table.wrong(result)],
         translations=exact(race_table.translations(result)),
         summary={kind: dict(_summary(result, kind)) for kind in race_table.kinds(result)},
-        charts=_charts(result),
+        charts=page.charts(figures(result)),
         tables=list(_tables(result)),
         operations=race_table.PATHS,
         paths={race_table.printable(name): policy["kernel_path"] for name, policy in result["policies"].items()},
         clock=duration(result["clock_ns"]),
-        data=_embedded(result),
+        data=page.embedded(result),
     )
 
 
 def style(policy: str) -> Style:
     """The look of a policy, which is the same everywhere."""
     return _STYLES.get(policy, _OTHER)
-
-
-def _embedded(result: Result) -> str:
-    """The result as JSON that cannot end the element it stands in."""
-    text = json.dumps(result)
-    for character in "<>&":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
 
 
 # The numbers.
@@ -160,21 +138,6 @@ def _tables(result: Result) -> Iterator[tuple[str, list[tuple[str, list[_Line]]]
 
 
 # The pictures.
-
-
-def _charts(result: Result) -> dict[str, str]:
-    """The figures as HTML, of which the first brings plotly.js with it."""
-    html: dict[str, str] = {}
-    for name, figure in figures(result).items():
-        html[name] = plotly.io.to_html(
-            figure,
-            config=_CONFIG,
-            include_plotlyjs=not html,
-            full_html=False,
-            default_height="22rem",
-            div_id=name,
-        )
-    return html
 
 
 def figures(result: Result) -> dict[str, go.Figure]:
@@ -258,7 +221,7 @@ def arrival_tail(buckets: Sequence[Sequence[int]], start: float, median: float) 
 def _tail_figure(result: Result, what: str, kind: str, axes: _Axes) -> go.Figure:
     """How large a fraction was slower than x, a line for each policy."""
     operation = OPERATIONS[what]
-    figure = _figure()
+    figure = page.figure()
     for policy, numbers in _by_policy(result, kind):
         if not numbers[operation.events]:
             continue
@@ -284,7 +247,7 @@ def _tail_figure(result: Result, what: str, kind: str, axes: _Axes) -> go.Figure
             name=shown,
             legendgroup=shown,
             customdata=[f"{_one_in(y)} slower than {duration(x)}" for x, y in zip(xs, ys, strict=True)],
-            hovertemplate=f"{_plain(shown)}: %{{customdata}}<extra></extra>",
+            hovertemplate=f"{page.plain(shown)}: %{{customdata}}<extra></extra>",
         )
         figure.add_scatter(
             x=list(marked.values()),
@@ -294,7 +257,7 @@ def _tail_figure(result: Result, what: str, kind: str, axes: _Axes) -> go.Figure
             name=shown,
             legendgroup=shown,
             customdata=[f"{q} {duration(value)}" for q, value in marked.items()],
-            hovertemplate=f"{_plain(shown)}: %{{customdata}}<extra></extra>",
+            hovertemplate=f"{page.plain(shown)}: %{{customdata}}<extra></extra>",
         )
     for slower in _TAILS.values():
         figure.add_hline(y=slower, line={"color": "rgba(128, 128, 128, 0.6)", "width": 1, "dash": "dot"}, layer="below")
@@ -302,7 +265,7 @@ def _tail_figure(result: Result, what: str, kind: str, axes: _Axes) -> go.Figure
         type="log",
         range=[math.log10(axes.shortest), math.log10(axes.longest)],
         title={"text": f"time of a {operation.name}"},
-        **_time_ticks(axes.shortest, axes.longest),
+        **page.time_ticks(axes.shortest, axes.longest),
     )
     figure.update_yaxes(
         type="log",
@@ -317,7 +280,7 @@ def _pace_figure(result: Result, what: str) -> go.Figure:
     """How much of its own pace without a collapser each policy keeps."""
     rate = OPERATIONS[what].rate
     kinds = race_table.kinds(result)
-    figure = _figure()
+    figure = page.figure()
     highest = 1.0
     for policy in result["policies"]:
         look = style(policy)
@@ -350,7 +313,7 @@ def _pace_figure(result: Result, what: str) -> go.Figure:
             cliponaxis=False,
             textfont={"size": 11},
             customdata=[f"{si(r)} {what}s per second" for r in rates],
-            hovertemplate=f"{_plain(shown)}: %{{customdata}}<extra></extra>",
+            hovertemplate=f"{page.plain(shown)}: %{{customdata}}<extra></extra>",
         )
     ticks = list(range(0, int(highest * 100) + 1, 50 if highest <= 3 else 200))
     figure.add_vline(x=100, line={"color": "rgba(128, 128, 128, 0.8)", "width": 1, "dash": "dot"}, layer="below")
@@ -365,43 +328,6 @@ def _pace_figure(result: Result, what: str) -> go.Figure:
     return figure
 
 
-def _figure() -> go.Figure:
-    """An empty figure; the colours of its text and its ground are the page's."""
-    axis = {
-        "gridcolor": _FAINT,
-        "linecolor": _FAINT,
-        "zeroline": False,
-        "automargin": True,
-        "tickangle": 0,
-        "fixedrange": True,
-        "ticks": "",
-    }
-    return go.Figure(
-        layout={
-            "template": {},
-            "paper_bgcolor": "rgba(0,0,0,0)",
-            "plot_bgcolor": "rgba(0,0,0,0)",
-            "font": {"family": _FONT, "size": 12, "color": "#555"},
-            "margin": {"l": 12, "r": 10, "t": 12, "b": 12, "pad": 4},
-            "showlegend": False,
-            "hovermode": "closest",
-            "hoverlabel": {"bgcolor": "#22262a", "font": {"family": _FONT, "color": "#fff"}},
-            "dragmode": False,
-            "xaxis": axis,
-            "yaxis": axis,
-        }
-    )
-
-
-def _time_ticks(low: float, high: float) -> dict[str, list[Any]]:
-    """Ticks at whole decades with their units; at 1, 2 and 5 where there are few decades."""
-    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    steps = (1,) if last - first > 3 else (1, 2, 5)
-    values = [step * 10**power for power in range(first, last + 1) for step in steps]
-    values = [value for value in values if low <= value <= high]
-    return {"tickvals": values, "ticktext": ["<br>".join(_whole(duration(value)).split()) for value in values]}
-
-
 def _fraction_ticks(low: float) -> dict[str, list[Any]]:
     """Ticks at whole decades, in words."""
     powers = [power for power in range(13) if 10.0**-power >= low]
@@ -410,21 +336,4 @@ def _fraction_ticks(low: float) -> dict[str, list[Any]]:
 
 def _one_in(fraction: float) -> str:
     """A fraction as people say it: one in how many."""
-    return "all" if fraction >= 1 else f"1 in {_whole(si(1 / fraction))}"
-
-
-def _whole(text: str) -> str:
-    """A number of three digits without the zeros that a tick does not need.
-
-    >>> _whole("10.0 µs"), _whole("1.00 k"), _whole("1.25 M"), _whole("100 ns")
-    ('10 µs', '1 k', '1.25 M', '100 ns')
-    """
-    number, _, unit = text.partition(" ")
-    if "." in number:
-        number = number.rstrip("0").rstrip(".")
-    return f"{number} {unit}".rstrip()
-
-
-def _plain(text: str) -> str:
-    """A name without what plotly takes for markup or for a template."""
-    return "".join(c for c in text if c not in "<>&%{}")
+    return "all" if fraction >= 1 else f"1 in {page.whole(si(1 / fraction))}"
