@@ -11,14 +11,14 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from ptl.show.units import plural, three
+from ptl.show.units import plural, share, three
 
 Result = Mapping[str, Any]
 Finding = Mapping[str, Any]
 
 RATIO: Final = (
     "ratio: how many times cheaper ours is than the peer; where the target is ≤, how many times dearer. "
-    "The median of all rounds, and the quartiles."
+    "The median of all rounds, ± half the distance between the quartiles."
 )
 
 _MARKS: Final = {True: "met", None: ""}
@@ -72,16 +72,17 @@ def summary(result: Result) -> str:
 
 
 def ratio(comparison: Mapping[str, Any]) -> str:
-    """How many times cheaper ours is; where the target is a most, how many times dearer; and the quartiles."""
+    """How many times cheaper ours is, or dearer, as the target counts it; and half the distance of the quartiles."""
     spread = comparison["ratio"]
-    low, high = three(spread["low"]), three(spread["high"])
-    return f"{three(spread['median'])}" + (f" ({low} to {high})" if low != high else "")
+    half = (spread["high"] - spread["low"]) / 2
+    around = f" ± {share(half / spread['median'])}" if half and spread["median"] else ""
+    return f"{three(spread['median'])}{around}"
 
 
 def verdict(comparison: Mapping[str, Any]) -> str:
     """Whether the target is met, or by how much it is missed."""
     if comparison["is_met"] is False:
-        return f"missed by {three(comparison['missed_by'])}"
+        return f"missed {three(comparison['missed_by'])} x"
     return _MARKS[comparison["is_met"]]
 
 
@@ -97,14 +98,14 @@ def cost(finding: Finding, name: str) -> str:
 
 
 def _finding(finding: Finding) -> RenderableType:
-    table = Table(box=box.SIMPLE_HEAD, title=finding["title"], title_justify="left", title_style="italic")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("ours")
-    table.add_column(finding["unit"], justify="right")
+    table.add_column("", justify="right")
     table.add_column("peer")
     table.add_column("", justify="right")
     table.add_column("ratio", no_wrap=True)
     table.add_column("target", no_wrap=True)
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for comparison in finding["comparisons"]:
         table.add_row(
             comparison["ours"],
@@ -115,8 +116,9 @@ def _finding(finding: Finding) -> RenderableType:
             target(comparison),
             Text(verdict(comparison), style=_COLOURS[comparison["is_met"]]),
         )
-    note = [Padding(Text(finding["note"], style="dim"), (0, 0, 1, 2))] if finding["note"] else []
-    return Padding(Group(table, *note), (0, 0, 0, 1))
+    title = Text(f"{finding['title']}; {finding['unit']}", style="italic")
+    note = [Padding(Text(finding["note"], style="dim"), (0, 0, 1, 1))] if finding["note"] else []
+    return Padding(Group(title, table, *note), (0, 0, 0, 1))
 
 
 def _curves(curves: Sequence[Finding]) -> Table:
