@@ -197,6 +197,12 @@ static inline void ptl_full_barrier_at(const char *site)
 
 #define ptl_full_barrier() ptl_full_barrier_at(__func__)
 
+/* A hint: somebody will load from there soon. Any address will do. */
+static inline void ptl_prefetch(const void *p)
+{
+    __builtin_prefetch(p, 0, 3);
+}
+
 static inline void ptl_pause(void)
 {
 #if defined(__x86_64__) || defined(__i386__)

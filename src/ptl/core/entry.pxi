@@ -226,7 +226,7 @@ cdef int page_protect(
                 result = ALREADY if found.state == EMPTY or found.state == SOFT else NO_TABLE
         section_leave(me)
         if result == NO_TABLE and found.level > 1:
-            fetch_add_relaxed_64(&tree.map_failures, 1)
+            count_64(&tree.map_failures, 1)
         if result != LIVELOCK:
             return result
         if not again(tree, found.table, &turns) or turns >= patience:

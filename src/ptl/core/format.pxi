@@ -33,6 +33,7 @@ cdef enum Shape:            # how an entry lies in memory
     SWAPPED_64 = 2
     SWAPPED_32 = 3
     MIXED = 4               # each level its own, one of them odd (is_odd), or in a lab: the walk looks it up
+    REGULAR_64 = 5          # NATIVE_64 in tables of 512, pages of 4 KiB, addresses as they are: constants for the compiler
 
 cdef struct Choice:         # bits that say some of the attributes together
     uint32_t letters
@@ -132,6 +133,8 @@ cdef struct Format:
     uint32_t va_bits
     uint32_t sign_extended
     uint32_t region_bits            # of the va_bits, at the top of the 64
+    uint64_t canonical_add
+    uint64_t canonical_mask
 
 
 cdef uint64_t load_in_halves(const uint32_t *slot) noexcept nogil:
@@ -511,7 +514,8 @@ cdef inline bint soft_run_fits(const Format *format, uint32_t number, uint64_t r
 # -- addresses --------------------------------------------------------------------------------------------------------
 
 cdef inline bint is_canonical(const Format *format, uint64_t va) noexcept nogil:
-    return canonical_va(format, va) == va
+    """Whether `canonical_va` leaves it as it is; with the half of a signed range added, the bits to check are all 0."""
+    return va + format.canonical_add & format.canonical_mask == 0
 
 
 cdef inline uint64_t canonical_va(const Format *format, uint64_t va) noexcept nogil:
@@ -557,6 +561,9 @@ cdef int format_read(Format *format, object arch) except -1:
     format.va_bits = arch.va_bits
     format.sign_extended = arch.sign_extended
     format.region_bits = arch.region_bits
+    if format.sign_extended:
+        format.canonical_add = <uint64_t> 1 << (format.va_bits - 1)
+    format.canonical_mask = ((1 << 64 - arch.region_bits) - 1) & ~((1 << arch.va_bits - arch.region_bits) - 1)
     known = []
     for number in range(1, format.levels + 1):
         level = &format.level[number]
@@ -580,12 +587,27 @@ cdef int format_read(Format *format, object arch) except -1:
     for number in range(1, format.levels + 1):
         if format.level[number].shape != format.shape or is_odd(&format.level[number]):
             format.shape = MIXED
+    if format.shape == NATIVE_64 and is_regular(format):
+        format.shape = REGULAR_64
     return 0
 
 
 cdef inline bint has_gap(uint64_t mask) noexcept nogil:
     """Whether the bits do not follow one another."""
     return mask & mask + (mask & -mask) != 0
+
+
+cdef bint is_regular(const Format *format) noexcept nogil:
+    """Whether every level is as REGULAR_64 says."""
+    cdef const LevelFormat *level
+    cdef uint32_t number
+    for number in range(1, format.levels + 1):
+        level = &format.level[number]
+        if level.shift != 3 + 9 * number or level.entries != 512:
+            return False
+        if level.address_shift or level.leaf_shift or level.run_base:
+            return False
+    return True
 
 
 cdef bint is_odd(const LevelFormat *level) noexcept nogil:

@@ -22,12 +22,13 @@ cdef uint64_t ptl_walk(Tree *tree, uint64_t va) noexcept nogil:
     """The physical address, or UNMAPPED; the caller has pinned, or keeps tables from leaving by a lock of its own."""
     cdef Found found
     cdef uint32_t turns = 0
+    cdef uint64_t pa
     if not is_canonical(&tree.format, va):
         return UNMAPPED_RAW
     while True:
-        walk(tree, va, 1, &found)
+        pa = walk_to_address(tree, va, &found)
         if found.state != BUSY or not again(tree, found.table, &turns):
-            return translate_found(tree, &found, va)
+            return pa
 
 
 cdef uint64_t ptl_translate(Tree *tree, uint64_t va) noexcept nogil:

@@ -64,51 +64,141 @@ cdef inline char *slot_of(Tree *tree, uint64_t table, uint32_t level, uint64_t v
     return tree.memory + table + (slot_index(format, va) << format.entry_shift)
 
 
-cdef inline void walk_shaped(Tree *tree, uint64_t va, uint32_t stop, Found *found, uint32_t shape) noexcept nogil:
+# In these `shape` is a constant: the compiler makes a walk for each.
+
+cdef inline char *slot_in(
+    const LevelFormat *level, uint32_t number, char *table, uint64_t va, uint32_t shape
+) noexcept nogil:
+    """The slot of an address in a table of that level."""
+    if shape == REGULAR_64:
+        return table + ((va >> (3 + 9 * number) & 511) << 3)
+    if shape == MIXED:
+        return table + (slot_index(level, va) << level.entry_shift)
+    return table + (va >> level.shift & level.index_mask) * <uint64_t> (8 if shape == NATIVE_64 or shape == SWAPPED_64 else 4)
+
+
+cdef inline uint64_t slot_load(const LevelFormat *level, char *slot, uint32_t shape) noexcept nogil:
+    if shape == MIXED:
+        return load_shaped(slot, level.shape)
+    return load_unhooked(slot, <uint32_t> (NATIVE_64 if shape == REGULAR_64 else shape))
+
+
+cdef inline char *table_below(Tree *tree, uint32_t number, uint64_t raw, uint32_t shape) noexcept nogil:
+    """Where the table is that an entry of that level names; NULL when it names none, or none in the block (W2)."""
+    cdef const LevelFormat *level = &tree.format.level[number]
+    cdef uint64_t below = raw & level.address_mask                      # an address in one piece
+    if raw & level.table_mask != level.table_value:
+        return NULL
+    if shape == MIXED:
+        if is_empty(level, raw):                                        # which may be the name of a table of nothing
+            return NULL
+        below = entry_address(level, raw)
+    elif shape != REGULAR_64:
+        below <<= level.address_shift
+    below -= tree.base
+    return tree.memory + below if below <= tree.limit[number - 1] else NULL
+
+
+cdef inline uint64_t address_through(
+    const LevelFormat *level, uint32_t number, uint64_t raw, uint64_t va, uint32_t shape
+) noexcept nogil:
+    """Where a leaf of that level maps an address."""
+    if shape == REGULAR_64:
+        return raw & level.leaf_address_mask | va & ((<uint64_t> 1 << (3 + 9 * number)) - 1)
+    return leaf_address(level, raw, va) | va & (span(level) - 1)
+
+
+cdef inline void descend(
+    Tree *tree, uint64_t va, uint32_t stop, Found *found, uint32_t shape, uint32_t levels
+) noexcept nogil:
+    """The walk, but for what the entry means: found.state."""
+    cdef uint32_t number = levels
+    cdef char *table = tree.memory + tree.root
     cdef const LevelFormat *level
-    cdef uint64_t raw, below, table = tree.root
-    cdef uint32_t number = tree.format.levels
-    cdef char *slot
+    cdef char *below
     while True:
         level = &tree.format.level[number]
-        if shape == MIXED:
-            slot = slot_of(tree, table, number, va)
-            raw = load_shaped(slot, level.shape)                                # W1
-            if is_empty(level, raw):                                    # which may be the name of a table of nothing
-                break
-            below = entry_address(level, raw) - tree.base
-        else:
-            slot = tree.memory + table + ((va >> level.shift & level.index_mask) << level.entry_shift)
-            raw = load_unhooked(slot, shape)                                    # W1
-            below = ((raw & level.address_mask) << level.address_shift) - tree.base
-        if raw & level.table_mask != level.table_value or number == stop:
+        found.slot = slot_in(level, number, table, va, shape)
+        found.raw = slot_load(level, found.slot, shape)                 # W1
+        if number == stop:
             break
-        if below > tree.limit[number - 1]:                              # W2
+        below = table_below(tree, number, found.raw, shape)
+        if below is NULL:
             break
         table = below
         number -= 1
+    found.table = table - tree.memory
+    found.level = number
+
+
+cdef inline char *regular_slot(Tree *tree, uint32_t number, uint64_t raw, uint64_t va) noexcept nogil:
+    """The slot of an address in the table of that level that an entry of REGULAR_64 names; NULL as in table_below."""
+    cdef const LevelFormat *level = &tree.format.level[number + 1]
+    cdef uint64_t pa = raw & level.address_mask
+    # Two additions before the entry is there, one after: a walk is as long as its chain of loads.
+    cdef char *slot_less_pa = slot_in(&tree.format.level[number], number, tree.memory - tree.base, va, REGULAR_64)
+    return slot_less_pa + pa if raw & level.table_mask == level.table_value and (
+        pa - tree.base <= tree.limit[number]
+    ) else NULL
+
+
+cdef inline void walk_regular(Tree *tree, uint64_t va, Found *found) noexcept nogil:
+    """The walk to level 1 in a format of four levels that is REGULAR_64: no loop, no variable shift."""
+    cdef const LevelFormat *leaf = &tree.format.level[1]
+    cdef char *slot = slot_in(&tree.format.level[4], 4, tree.memory + tree.root, va, REGULAR_64)
+    cdef uint64_t raw = load_unhooked(slot, NATIVE_64)                  # W1
+    cdef uint32_t number = 4
+    cdef char *below = regular_slot(tree, 3, raw, va)
+    if below is not NULL:
+        slot, number = below, 3
+        raw = load_unhooked(slot, NATIVE_64)
+        below = regular_slot(tree, 2, raw, va)
+        if below is not NULL:
+            slot, number = below, 2
+            raw = load_unhooked(slot, NATIVE_64)
+            below = regular_slot(tree, 1, raw, va)
+            if below is not NULL:
+                slot, number = below, 1
+                raw = load_unhooked(slot, NATIVE_64)
     found.slot = slot
     found.raw = raw
-    found.table = table
+    found.table = table_around(tree, number, slot)
     found.level = number
-    if is_leaf(level, raw):
+    if number == 1 and is_leaf(leaf, raw):
         found.state = HUGE
     else:
         found.state = classify_in_block(tree, number, raw)
 
 
+cdef inline uint64_t table_around(Tree *tree, uint32_t number, char *slot) noexcept nogil:
+    """The offset of the table of that level that a slot is in: it lies at a multiple of its size in physical memory."""
+    return (slot - tree.memory + tree.base & ~(tree.format.level[number].table_bytes - 1)) - tree.base
+
+
+cdef inline void walk_shaped(
+    Tree *tree, uint64_t va, uint32_t stop, Found *found, uint32_t shape, uint32_t levels
+) noexcept nogil:
+    descend(tree, va, stop, found, shape, levels)
+    if is_leaf(&tree.format.level[found.level], found.raw):
+        found.state = HUGE
+    else:
+        found.state = classify_in_block(tree, found.level, found.raw)
+
+
 cdef inline void walk(Tree *tree, uint64_t va, uint32_t stop, Found *found) noexcept nogil:
     """Find the entry of `va` on level `stop`, or the one above that ends the walk before."""
-    if tree.format.shape == NATIVE_64:
-        walk_shaped(tree, va, stop, found, NATIVE_64)
+    if stop == 1 and tree.format.shape == REGULAR_64 and tree.format.levels == 4:
+        walk_regular(tree, va, found)
+    elif tree.format.shape == NATIVE_64 or tree.format.shape == REGULAR_64:
+        walk_shaped(tree, va, stop, found, NATIVE_64, tree.format.levels)
     elif tree.format.shape == NATIVE_32:
-        walk_shaped(tree, va, stop, found, NATIVE_32)
+        walk_shaped(tree, va, stop, found, NATIVE_32, tree.format.levels)
     elif tree.format.shape == SWAPPED_64:
-        walk_shaped(tree, va, stop, found, SWAPPED_64)
+        walk_shaped(tree, va, stop, found, SWAPPED_64, tree.format.levels)
     elif tree.format.shape == SWAPPED_32:
-        walk_shaped(tree, va, stop, found, SWAPPED_32)
+        walk_shaped(tree, va, stop, found, SWAPPED_32, tree.format.levels)
     else:
-        walk_shaped(tree, va, stop, found, MIXED)
+        walk_shaped(tree, va, stop, found, MIXED, tree.format.levels)
 
 
 cdef int classify_in_block(Tree *tree, uint32_t level, uint64_t raw) noexcept nogil:
@@ -124,8 +214,16 @@ cdef inline uint64_t translate_found(Tree *tree, const Found *found, uint64_t va
     cdef const LevelFormat *level = &tree.format.level[found.level]
     # A huge leaf that is being split still maps what it mapped: only hardware must not use it.
     if found.state == HUGE or found.state == INVALID:
-        return leaf_address(level, found.raw, va) | va & (span(level) - 1)
+        return address_through(level, found.level, found.raw, va, MIXED)
     return UNMAPPED_RAW
+
+
+cdef inline uint64_t walk_to_address(Tree *tree, uint64_t va, Found *found) noexcept nogil:
+    """The walk, and translate_found."""
+    walk(tree, va, 1, found)
+    if tree.format.shape == REGULAR_64 and found.level == 1 and found.state == HUGE:
+        return address_through(&tree.format.level[1], 1, found.raw, va, REGULAR_64)
+    return translate_found(tree, found, va)
 
 
 cdef inline uint64_t child_offset(Tree *tree, uint32_t level, uint64_t raw) noexcept nogil:
@@ -165,11 +263,12 @@ cdef bint again(Tree *tree, uint64_t table, uint32_t *turns) noexcept nogil:
 cdef uint64_t translate(Tree *tree, Record *me, uint64_t va, Found *found, uint32_t patience) noexcept nogil:
     """The physical address of a canonical `va`, or UNMAPPED; found.state is BUSY if it still was after `patience` turns."""
     cdef uint32_t turns = 0
+    cdef uint64_t pa
     while True:
         section_enter(me)
-        walk(tree, va, 1, found)
+        pa = walk_to_address(tree, va, found)
         section_leave(me)
         if found.state != BUSY:
-            return translate_found(tree, found, va)
+            return pa
         if not again(tree, found.table, &turns) or turns >= patience:
             return UNMAPPED_RAW
