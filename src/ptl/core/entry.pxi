@@ -90,7 +90,7 @@ cdef int leaf_replace(
     return change
 
 
-cdef uint64_t entry_freeze(const LevelFormat *format, char *slot) noexcept nogil:
+cdef inline uint64_t entry_freeze(const LevelFormat *format, char *slot) noexcept nogil:
     """Keep an entry as it is, for the holder of its table's lock, and return its value: frozen, where it may be (N6)."""
     cdef uint64_t raw = entry_load(slot, format)
     if is_faulty(NOTHING_IS_FROZEN):
@@ -114,7 +114,7 @@ cdef inline bint entry_change_frozen(
     return entry_compare_exchange(slot, raw, new, format)
 
 
-cdef void entry_thaw(const LevelFormat *format, char *slot) noexcept nogil:
+cdef inline void entry_thaw(const LevelFormat *format, char *slot) noexcept nogil:
     cdef uint64_t raw = entry_load(slot, format)
     while not entry_compare_exchange(slot, &raw, thawed(format, raw), format):
         pass

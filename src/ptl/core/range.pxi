@@ -272,6 +272,8 @@ cdef int range_freeze(Range *op, uint64_t table, uint32_t level, uint64_t va, ui
     cdef uint64_t raw, part
     cdef char *slot
     cdef int state, result
+    if level == 1:
+        return leaves_freeze(op, table, va, last)
     while True:
         part = min(last, slot_last(format, va))
         slot = slot_of(tree, table, level, va)
@@ -288,24 +290,54 @@ cdef int range_freeze(Range *op, uint64_t table, uint32_t level, uint64_t va, ui
         elif not locked:
             return range_stopped(op, RESTART, va, level, state)
         else:
-            if state == HUGE or level == 1 or owns_tables(tree, level, state):
+            if owns_tables(tree, level, state):
                 raw = entry_freeze(format, slot)
                 state = classify(&tree.format, level, raw)
                 if is_part(format, raw, state):
                     run_freeze_outside(op, table, level, raw, va, part)
-            if state == BAD and (op.kind == PROTECT or op.kind == MOVE_FROM or not covers(format, va, part)):
-                result = IS_BAD
-            elif state == INVALID or state == BUSY:     # of nobody's making: we hold the lock
-                result = IS_BAD
-            elif state != EMPTY and (op.kind == MAP or op.kind == MOVE_TO) and not op.replace:
-                result = IS_MAPPED
-            else:
-                result = DONE
+            result = why_not_changed(op, state, covers(format, va, part))
             if result != DONE:
                 return range_stopped(op, result, va, level, state)
         if part == last:
             return DONE
         va = part + 1
+
+
+cdef int leaves_freeze(Range *op, uint64_t table, uint64_t va, uint64_t last) noexcept nogil:
+    """range_freeze in a leaf table, where a large range spends its time: one atomic operation a page, and little else."""
+    cdef Tree *tree = op.tree
+    cdef const LevelFormat *format = &tree.format.level[1]
+    cdef bint adds = op.kind == MAP or op.kind == MOVE_TO
+    cdef char *first = slot_of(tree, table, 1, va)
+    cdef char *end = slot_of(tree, table, 1, last)
+    cdef char *slot = first
+    cdef uint64_t raw, at
+    cdef int state, result
+    if lock_owner(&table_of(tree.block, table).lock) != op.me.number:
+        return range_stopped(op, RESTART, va, 1, EMPTY)
+    while slot <= end:
+        raw = entry_freeze(format, slot)
+        if adds or raw & format.run_any or not is_leaf(format, raw):
+            at = va + (<uint64_t> (slot - first) >> format.entry_shift << format.shift)
+            state = classify(&tree.format, 1, raw)
+            if is_part(format, raw, state):
+                run_freeze_outside(op, table, 1, raw, at, slot_last(format, at))
+            result = why_not_changed(op, state, True)
+            if result != DONE:
+                return range_stopped(op, result, at, 1, state)
+        slot += <uint64_t> 1 << format.entry_shift
+    return DONE
+
+
+cdef inline int why_not_changed(Range *op, int state, bint is_covered) noexcept nogil:
+    """What keeps the operation from changing an entry, or a part of what it covers; DONE when nothing does."""
+    if state == BAD and (op.kind == PROTECT or op.kind == MOVE_FROM or not is_covered):
+        return IS_BAD
+    if state == INVALID or state == BUSY:               # of nobody's making: we hold the lock
+        return IS_BAD
+    if state != EMPTY and (op.kind == MAP or op.kind == MOVE_TO) and not op.replace:
+        return IS_MAPPED
+    return DONE
 
 
 cdef void range_thaw(Range *op, uint64_t table, uint32_t level, uint64_t va, uint64_t last) noexcept nogil:
@@ -370,6 +402,9 @@ cdef void range_commit(
     cdef uint64_t raw, part
     cdef char *slot
     cdef int state
+    if level == 1:
+        leaves_commit(op, table, va, last, private)
+        return
     while True:
         part = min(last, slot_last(format, va))
         slot = slot_of(tree, table, level, va)
@@ -391,8 +426,6 @@ cdef void range_commit(
         elif state == EMPTY:
             if op.kind == MAP:
                 commit_fresh(op, slot, level, va, part, private)
-            elif level == 1 and not private:
-                entry_thaw(format, slot)
         elif op.kind == PROTECT and state == SOFT:
             if not private:
                 entry_thaw(format, slot)
@@ -407,16 +440,42 @@ cdef void range_commit(
         va = part + 1
 
 
+cdef void leaves_commit(Range *op, uint64_t table, uint64_t va, uint64_t last, bint private) noexcept nogil:
+    """range_commit in a leaf table."""
+    cdef Tree *tree = op.tree
+    cdef const LevelFormat *format = &tree.format.level[1]
+    cdef uint64_t leaf = leaf_make(format, va + op.pa_less_va, attribute_bits(format, op.attributes)), raw
+    cdef uint64_t width = <uint64_t> 1 << format.entry_shift
+    cdef char *slot = slot_of(tree, table, 1, va)
+    cdef char *end = slot_of(tree, table, 1, last)
+    while slot <= end:
+        raw = entry_load(slot, format)
+        if in_run(format, raw) and comes_apart(op, 1, raw, va):
+            run_take_apart(tree, op.begun, 1, table, va, NULL, op.first & ~(span(format) - 1), op.last)
+            raw = entry_load(slot, format)
+        if op.kind == MAP and op.run is not NULL and not private:
+            commit_run(op, table, 1, va)
+            slot += op.run.entries * width
+            va += op.run.bytes
+            continue
+        if op.kind == MAP:
+            entry_replace(format, slot, run_marked(op.run, leaf), private)
+            leaf += leaf_step(format)
+        elif is_leaf(format, raw) or op.kind == UNMAP and not is_empty(format, raw):
+            commit_covered(op, slot, 1, raw, HUGE, private)
+        elif not private:
+            entry_thaw(format, slot)
+        slot += width
+        va += span(format)
+
+
 cdef inline void commit_leaf(
     Range *op, char *slot, uint32_t level, uint64_t raw, int state, uint64_t va, bint private
 ) noexcept nogil:
-    """Put a leaf over all of a slot, whatever is there."""
+    """Put a huge leaf over all of a slot, whatever is there."""
     cdef Tree *tree = op.tree
     cdef const LevelFormat *format = &tree.format.level[level]
     cdef uint64_t leaf = run_marked(op.run, leaf_make(format, va + op.pa_less_va, attribute_bits(format, op.attributes)))
-    if level == 1:
-        entry_replace(format, slot, leaf, private)
-        return
     if not private and state != EMPTY:
         entry_exchange(slot, format.busy, format)                                       # T4: no TLB sees both
         flush(tree, op.begun, va, slot_end(tree, level, va), NO_FLUSH_BEFORE_A_REPLACEMENT)
@@ -517,7 +576,7 @@ cdef inline void commit_publish(Range *op, char *slot, uint32_t level, Table *ta
         table_publish(tree, slot, level, table)
 
 
-cdef void commit_covered(
+cdef inline void commit_covered(
     Range *op, char *slot, uint32_t level, uint64_t raw, int state, bint private
 ) noexcept nogil:
     """Unmap or protect an entry that the range covers."""
@@ -554,6 +613,9 @@ cdef void detach(Range *op, uint64_t offset, uint32_t level) noexcept nogil:
     cdef int state
     for i in range(format.entries):
         raw = entry_load(tree.memory + offset + (i << format.entry_shift), format)
+        if level == 1:
+            op.changed += 0 if is_empty(format, raw) else span(format)
+            continue
         state = classify_in_block(tree, level, raw)
         if state == TABLE:
             detach(op, child_offset(tree, level, raw), level - 1)

@@ -117,6 +117,10 @@ cdef void table_fill_leaves(
     cdef char *entry = tree.memory + table_offset(tree.block, table)
     cdef uint64_t raw = leaf_make(format, pa, bits), step = leaf_step(format), i
     table.level = level
+    if format.shape == NATIVE_64 and format.shadow.offset == 0 and run is NULL:     # the same, in wide stores
+        for i in range(format.entries):
+            (<uint64_t *> entry)[i] = raw + i * step
+        return
     for i in range(format.entries):
         entry_store_private(entry, run_marked(run, raw), format)
         entry += <uint64_t> 1 << format.entry_shift
@@ -481,10 +485,15 @@ cdef int collapse_decide(
     cdef const LevelFormat *format = &tree.format.level[level]
     cdef bint in_place = how.pa == UNMAPPED_RAW
     cdef uint64_t aside = format.leaf_bits | format.run_any | format.attributes.used_mask
-    cdef uint64_t i, raw, pa
+    cdef uint64_t i, raw, pa, expected = 0
     cdef int state, result = DONE
     for i in range(count):
         raw = entry_freeze(format, entries + (i << format.entry_shift))
+        if in_place and i and holes[0] == 0:        # the leaf after the last, as nearly all are
+            expected += leaf_step(format)
+            if (raw ^ expected) & ~format.attributes.used_mask == 0:
+                continue
+        expected = raw
         if is_leaf(format, raw):
             if holes[0] == i:
                 first[0] = raw
