@@ -3,7 +3,7 @@
 PYTHON ?= python3
 SOURCES := $(shell find src setup.py pyproject.toml -type f -not -name '*.so' -not -path '*.egg-info*' -not -path '*__pycache__*')
 
-.PHONY: demo test test-qemu bench lint clean
+.PHONY: demo test test-qemu bench bench-single lint clean
 
 demo: .venv-demo/done        ## the main job: race this process's address space under each locking policy
 	.venv-demo/bin/ptl race --html race.html
@@ -14,7 +14,10 @@ test: .venv-test/done        ## the whole test suite, against the installed pack
 test-qemu: .venv-test/done   ## page tables judged by QEMU's CPUs, as far as qemu-system-* are installed
 	.venv-test/bin/python -m pytest --numprocesses=auto tests/qemu $(PYTEST_ARGS)
 
-bench: .venv-test/done       ## single operations beside dict, by pytest-benchmark
+bench: .venv-bench/done      ## the benchmark suite: ptl beside its peers; tables, and bench.html
+	.venv-bench/bin/ptl bench --html bench.html $(BENCH_ARGS)
+
+bench-single: .venv-test/done    ## single operations beside dict, by pytest-benchmark
 	.venv-test/bin/python -m pytest bench --benchmark-only --benchmark-group-by=group --benchmark-columns=median,iqr,rounds $(PYTEST_ARGS)
 
 lint: .venv-lint/done        ## style and types
@@ -22,7 +25,7 @@ lint: .venv-lint/done        ## style and types
 	PATH="$(CURDIR)/.venv-lint/bin:$$PATH" cython-lint src/ptl
 	.venv-lint/bin/mypy
 	MYPYPATH=examples/patterns .venv-lint/bin/mypy examples/patterns
-	.venv-lint/bin/python -m mypy.stubtest ptl._core ptl._race --allowlist stubtest-allowlist.txt --ignore-disjoint-bases
+	.venv-lint/bin/python -m mypy.stubtest ptl._core ptl._race ptl._bench --allowlist stubtest-allowlist.txt --ignore-disjoint-bases
 
 .venv-demo/done: $(SOURCES)
 	$(PYTHON) -m venv .venv-demo
@@ -36,6 +39,21 @@ lint: .venv-lint/done        ## style and types
 	.venv-test/bin/pip install --quiet --group test ".[cli,mm]"
 	touch $@
 
+# Whatever can be had: packages of the system where they can be installed, and each Python peer that has a wheel here.
+PEER_PACKAGES := libck-dev libjudy-dev libtbb-dev liburcu-dev valgrind
+PEERS := numpy BTrees cereggii unicorn volatility3
+
+.venv-bench/done: $(SOURCES)
+	@if ! dpkg-query -W $(PEER_PACKAGES) >/dev/null 2>&1; then \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			apt-get -qq update && apt-get -qq --yes install $(PEER_PACKAGES) || echo "some of these are missing: $(PEER_PACKAGES)"; \
+		else echo "for the native peers install $(PEER_PACKAGES)"; fi; fi
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/pip install --quiet --disable-pip-version-check ".[cli]"
+	.venv-bench/bin/pip install --quiet --disable-pip-version-check ".[bench]" || for peer in $(PEERS); do \
+		.venv-bench/bin/pip install --quiet --disable-pip-version-check --only-binary :all: $$peer || echo "without $$peer"; done
+	touch $@
+
 .venv-lint/done: $(SOURCES)
 	$(PYTHON) -m venv .venv-lint
 	.venv-lint/bin/python -m pip install --quiet --upgrade "pip>=25.1"
@@ -43,4 +61,4 @@ lint: .venv-lint/done        ## style and types
 	touch $@
 
 clean:
-	rm -rf .venv-demo .venv-test .venv-lint build dist src/*.egg-info race.html
+	rm -rf .venv-demo .venv-test .venv-bench .venv-lint build dist src/*.egg-info race.html bench.html

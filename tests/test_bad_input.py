@@ -793,7 +793,7 @@ def test_a_thread_does_not_wait_for_itself(pt, name):
         lambda: pt.map(0, 0, huge + page, replace=True),
         lambda: pt.unmap(0, 4 * huge),
         lambda: pt.unmap(huge, huge),
-        lambda: pt.protect(huge, page, "rwx"),
+        lambda: pt.protect(huge, 2 * page, "rwx"),
         lambda: pt.collapse(huge),
     ]
     for call in calls:

@@ -41,8 +41,8 @@ BAD_ARGUMENT = 105
 PYX = """
 from libc.stdint cimport uint32_t, uint64_t
 from ptl._core cimport (
-    PageTable, Tree, ptl_collapse, ptl_compare_exchange, ptl_lookup, ptl_map, ptl_pin, ptl_populate, ptl_retract,
-    ptl_split, ptl_translate, ptl_unmap, ptl_unpin, ptl_walk,
+    PageTable, Tree, ptl_collapse, ptl_compare_exchange, ptl_lookup, ptl_map, ptl_pin, ptl_populate, ptl_protect,
+    ptl_retract, ptl_split, ptl_translate, ptl_translate_many, ptl_unmap, ptl_unpin, ptl_walk,
 )
 
 def pin(PageTable table):
@@ -70,6 +70,12 @@ def translate(PageTable table, uint64_t va):
         pa = ptl_translate(table.tree, va)
     return pa
 
+def translate_many(PageTable table, uint64_t[::1] vas, uint64_t[::1] out):
+    cdef uint64_t done
+    with nogil:
+        done = ptl_translate_many(table.tree, &vas[0], &out[0], vas.shape[0])
+    return done
+
 def lookup(PageTable table, uint64_t va):
     cdef uint64_t raw = 0
     cdef uint32_t level
@@ -93,6 +99,12 @@ def unmap(PageTable table, uint64_t va, uint64_t length):
     cdef int result
     with nogil:
         result = ptl_unmap(table.tree, va, length)
+    return result
+
+def protect(PageTable table, uint64_t va, uint64_t length, uint32_t attributes):
+    cdef int result
+    with nogil:
+        result = ptl_protect(table.tree, va, length, attributes)
     return result
 
 def populate(PageTable table, uint64_t va):
@@ -235,8 +247,15 @@ class Twins:
         in_c = self.theirs.map(self.c, va, pa, length, letters(flags))
         return self._both(lambda: self.py.map(va, pa, length, flags), in_c)
 
+    def protect(self, va: int, length: int, flags: str) -> Outcome | int:
+        in_c = self.theirs.protect(self.c, va, length, letters(flags))
+        return self._both(lambda: self.py.protect(va, length, flags), in_c)
+
     def read(self, *addresses: int) -> None:
-        """All three ways to read in C agree with those in Python, and both tables with each other."""
+        """All four ways to read in C agree with those in Python, and both tables with each other."""
+        many = array("Q", bytes(8 * len(addresses)))
+        assert self.theirs.translate_many(self.c, array("Q", addresses), many) == len(addresses)
+        assert many == self.py.translate(array("Q", addresses))
         for va in addresses:
             leaf = self.c.lookup(va)
             pa = ptl.UNMAPPED if leaf is None else leaf.pa + va - leaf.va
@@ -304,6 +323,18 @@ def test_map_and_unmap(twins: Twins) -> None:
     assert twins.c.lookup(2 * huge) is None
 
 
+def test_protect(twins: Twins) -> None:
+    page, huge = twins.page, twins.huge
+    twins.map(huge, 4 * huge, 3 * page)
+    twins.map(2 * huge, 6 * huge, huge)
+    assert twins.protect(huge + page, page, "r") is Outcome.DONE
+    assert twins.protect(huge, huge, "rx") is Outcome.DONE
+    assert twins.protect(2 * huge + page, page, "r") is Outcome.DONE
+    assert twins.protect(0, page, "r") is Outcome.DONE
+    twins.read(*range(huge, huge + 4 * page, page), 2 * huge, 2 * huge + page, 2 * huge + 2 * page)
+    assert twins.c.lookup(2 * huge).level == 1
+
+
 def test_map_without_memory(theirs: Any) -> None:
     twins = Twins(theirs, "x86_64", size=3 * 4096)
     assert twins.map(0, 0, twins.page) == RAISED[ptl.OutOfFrames]
@@ -318,6 +349,7 @@ def test_bad_arguments_change_nothing(theirs: Any) -> None:
     for length in 0, page // 2, 3 * page // 2:
         assert twins.theirs.map(twins.c, 5 * page, 9 * page, length, 3) == BAD_ARGUMENT
         assert twins.theirs.unmap(twins.c, 0, length) == BAD_ARGUMENT
+        assert twins.theirs.protect(twins.c, 0, length, 1) == BAD_ARGUMENT
     assert twins.theirs.map(twins.c, 5 * page, 9 * page + 1, page, 3) == BAD_ARGUMENT
     assert twins.theirs.map(twins.c, 5 * page, 1 << 52, page, 3) == BAD_ARGUMENT
     assert twins.theirs.map(twins.c, hole, 0, page, 3) == BAD_ARGUMENT

@@ -125,10 +125,10 @@ def protect_pages(PageTable table not None, const uint64_t[::1] vas, uint32_t at
 def faults(PageTable table not None, const uint64_t[::1] vas, const uint64_t[::1] pas, uint64_t rounds):
     """Map and unmap each page by a call of its own, again and again."""
     cdef Tree *tree = table.tree
-    cdef uint64_t i, turn, count = vas.shape[0]
+    cdef uint64_t i, _turn, count = vas.shape[0]
     cdef int failed = 0
     with nogil:
-        for turn in range(rounds):
+        for _turn in range(rounds):
             for i in range(count):
                 failed |= ptl_map(tree, vas[i], pas[i], PAGE, 0b11)
             for i in range(count):
@@ -140,9 +140,9 @@ def faults(PageTable table not None, const uint64_t[::1] vas, const uint64_t[::1
 def sections(PageTable table not None, const uint64_t[::1] word, uint64_t count):
     """Enter a section, load a word and leave."""
     cdef Tree *tree = table.tree
-    cdef uint64_t i, sum = 0
+    cdef uint64_t _i, sum = 0
     with nogil:
-        for i in range(count):
+        for _i in range(count):
             ptl_pin(tree)
             sum += load_acquire_64(&word[0])
             ptl_unpin(tree)
@@ -165,10 +165,10 @@ def sections_until(PageTable table not None, const uint64_t[::1] word, const uin
 def collapse_and_split(PageTable table not None, uint64_t va, uint64_t count):
     """Make a huge leaf of the 512 pages at va, in place, and a table of it again."""
     cdef Tree *tree = table.tree
-    cdef uint64_t i
+    cdef uint64_t _i
     cdef int failed = 0
     with nogil:
-        for i in range(count):
+        for _i in range(count):
             failed |= ptl_collapse(tree, va, <uint64_t> UNMOVED)
             failed |= ptl_split(tree, va)
     if failed:

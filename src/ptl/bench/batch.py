@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
+from contextlib import suppress
 
 from ptl import _bench
 from ptl._core import UNMAPPED
@@ -74,16 +75,10 @@ def _of_python(
         return Side(name, run, len(listed))
 
     yield side("dict", dict(zip(numbers, frames, strict=True)))
-    try:
+    with suppress(Missing):
         yield side("BTrees.QQBTree", module("BTrees.QQBTree").QQBTree(list(zip(numbers, frames, strict=True))))
-    except Missing:
-        pass
-    try:
-        yield side(
-            "cereggii.AtomicDict", module("cereggii").AtomicDict(dict(zip(numbers, frames, strict=True)))
-        )
-    except Missing:
-        pass
+    with suppress(Missing):
+        yield side("cereggii.AtomicDict", module("cereggii").AtomicDict(dict(zip(numbers, frames, strict=True))))
 
 
 def _of_numpy(

@@ -1,7 +1,7 @@
 """Instructions an operation, counted by callgrind: exact, and the same on a busy machine.
 
-A process of its own runs each operation under valgrind, between two marks; what Python adds between them is counted by a
-run of nothing and taken off.
+A process of its own runs each operation under valgrind, between two marks; what Python adds between them is counted by
+a run of nothing and taken off.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a side of ours is to reach: *at most* so many times the cost of a peer, or *at least* so many times its speed.
+    """What a side of ours is to reach: *at most* so many times the cost of a peer, *at least* so many times its speed.
 
     times: None to compare the two without a target.
     """

@@ -9,6 +9,7 @@ import os
 from array import array
 from collections.abc import Callable, Iterator, MutableMapping
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from ptl.bench import pages as subject
@@ -44,9 +45,8 @@ def _finding(count: int, stride: int) -> Finding:
     names = [RESIDENT, *PYTHON_MAPS, *(name for name, _ in present(MAPS))]
     # A process of its own for each: what another one freed would be used again.
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as processes:
-        for name, grown in zip(names, processes.map(resident_bytes, names, *zip(*[(count, stride)] * len(names))), strict=True):
-            if grown is not None:
-                costs[name] = grown / count
+        grown = processes.map(partial(resident_bytes, count=count, stride=stride), names)
+        costs |= {name: more / count for name, more in zip(names, grown, strict=True) if more is not None}
     dense = stride == 1
     return Finding(
         key=f"memory-{'dense' if dense else 'spaced'}",

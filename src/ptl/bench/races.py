@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from ptl import race
-from ptl.bench.measure import Finding, Target
+from ptl.bench.measure import Bound, Finding, Target
 from ptl.bench.settings import Size
 
 GROUP = "readers while a collapser never stops"
 REPEATS = 5
+IDLE = "no collapser"
+COLLAPSING = "file", "anonymous"
 Result = Mapping[str, Any]
 
 
-def results(size: Size, tick: Callable[[], None] = lambda: None) -> list[Result]:
+def results(size: Size, tick: Callable[[], None] = lambda: None) -> list[dict[str, Any]]:
     """The race, several times over."""
     settings = race.Settings(seconds=len(race.KINDS) * size.race_seconds)
     found = []
@@ -30,28 +32,31 @@ def findings(races: Sequence[Result]) -> Iterator[Finding]:
     def cost(policy: str, kind: str, of: Callable[[Mapping[str, Any]], float]) -> list[float]:
         return [of(each["policies"][policy]["kinds"][kind]) for each in races]
 
-    for what, latency, pace in ("read", "latency_ns", "translations_per_s"), ("fault", "fault_latency_ns", "faults_per_s"):
-        kinds = {"idle": "no collapser", "file": "file", "anonymous": "anonymous"}
-        is_target = what == "read"
-        yield Finding(
-            key=f"race-{what}-tail",
-            group=GROUP,
-            title=f"p99.9 of a {what}, no lock taken",
-            unit="ns",
-            costs={name: cost("epoch", kind, lambda n: n[latency]["p99.9"]) for kind, name in kinds.items()},
-            ours=["file", "anonymous"],
-            targets=[Target(kind, "no collapser", "at most", 1.2 if is_target else None) for kind in ("file", "anonymous")],
-        )
-        yield Finding(
-            key=f"race-{what}-pace",
-            group=GROUP,
-            title=f"one {what}, no lock taken",
-            unit="ns, of the rate",
-            costs={name: cost("epoch", kind, lambda n: 1e9 / n[pace]) for kind, name in kinds.items()},
-            ours=["file", "anonymous"],
-            targets=[Target(kind, "no collapser", "at least", 0.9 if is_target else None) for kind in ("file", "anonymous")],
-        )
-    for kind in "file", "anonymous":
+    def tail(latency: str) -> Callable[[Mapping[str, Any]], float]:
+        return lambda numbers: numbers[latency]["p99.9"]
+
+    def pace(rate: str) -> Callable[[Mapping[str, Any]], float]:
+        return lambda numbers: 1e9 / numbers[rate] if numbers[rate] else 0.0
+
+    names = {"idle": IDLE, "file": "file", "anonymous": "anonymous"}
+    for what, latency, rate, is_judged in (
+        ("read", "latency_ns", "translations_per_s", True),
+        ("fault", "fault_latency_ns", "faults_per_s", False),
+    ):
+        for key, title, unit, of, bound, times in (
+            ("tail", f"p99.9 of a {what}, no lock taken", "ns", tail(latency), "at most", 1.2),
+            ("pace", f"one {what}, no lock taken", "ns, of the rate", pace(rate), "at least", 0.9),
+        ):
+            yield Finding(
+                key=f"race-{what}-{key}",
+                group=GROUP,
+                title=title,
+                unit=unit,
+                costs={name: cost("epoch", kind, of) for kind, name in names.items()},
+                ours=COLLAPSING,
+                targets=[Target(kind, IDLE, cast(Bound, bound), times if is_judged else None) for kind in COLLAPSING],
+            )
+    for kind in COLLAPSING:
         for key, title, latency in (
             ("made", "p99.9 of the reads that are made", "latency_ns"),
             ("due", "p99.9 of a read that is due at a random moment", "arrival_latency_ns"),
@@ -61,7 +66,7 @@ def findings(races: Sequence[Result]) -> Iterator[Finding]:
                 group=GROUP,
                 title=f"{title}, collapser of the {kind} kind",
                 unit="ns",
-                costs={policy: cost(policy, kind, lambda n: n[latency]["p99.9"]) for policy in race.POLICIES},
+                costs={policy: cost(policy, kind, tail(latency)) for policy in race.POLICIES},
                 ours=["epoch"],
                 targets=[
                     Target("epoch", "mmap_lock", "at least", 100 if (kind, key) == ("anonymous", "due") else None),

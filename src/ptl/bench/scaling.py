@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from ptl import _bench
 from ptl.bench import pages as subject
-from ptl.bench.measure import Contest, Side, Target
+from ptl.bench.measure import Contest, Finding, Quartiles, Side, Target
 from ptl.bench.native import Missing, NativeMap, load
 from ptl.bench.pages import HUGE, PAGE
 from ptl.bench.peers import LIMITS, MAPS, present
@@ -175,4 +175,39 @@ def _locked(size: Size) -> Iterator[Contest]:
 
         yield _contest(
             "scaling-locked", f"the same reads of a {name}", _sides(call_of, len(wanted)), None, "For comparison."
+        )
+
+
+# -- the model --------------------------------------------------------------------------------------------------------
+
+LINES_MOVED = {"scaling-reads": 0, "scaling-batches": 0, "scaling-faults": 0, "scaling-faults-one-table": 1}
+"""Lines that an operation of two threads fetches from the other core, counted in the source (docs/performance.md)."""
+
+
+def prediction(findings: Sequence[Finding]) -> Iterator[Finding]:
+    """What the model says of two threads, from one thread and what a line costs on its way; beside what was measured.
+
+    A thread takes as long for an operation as it does alone, and for each line that has to come from the other core as
+    much longer as an addition to a shared word does.
+    """
+    costs = {finding.key: finding.costs for finding in findings}
+    if (os.cpu_count() or 1) < 2 or not {"scaling-line", *LINES_MOVED} <= costs.keys():
+        return
+    one, two, _ = (_name(threads) for threads in THREADS)
+
+    def median(key: str, side: str) -> float:
+        return Quartiles.of(costs[key][side]).median
+
+    move_ns = max(0.0, 2 * median("scaling-line", two) - median("scaling-line", one))
+    for key, lines in LINES_MOVED.items():
+        predicted = (median(key, one) + lines * move_ns) / 2
+        yield Finding(
+            key=f"model-{key}",
+            group=GROUP,
+            title=f"the model, {lines} lines moved: " + next(each.title for each in findings if each.key == key),
+            unit="ns an operation, of two threads together",
+            costs={"measured": [median(key, two)], "predicted": [predicted]},
+            ours=["measured"],
+            targets=[Target("measured", "predicted", "at most")],
+            note=f"A line that moves costs {move_ns:.0f} ns here.",
         )

@@ -95,14 +95,17 @@ def _from_python() -> Contest:
     answers: dict[str, list[int]] = {"translate": [table.translate(va) for va in some]}
     ours = [Side("translate", _calls(table.translate, some), CALLS)]
     numbers = [va >> PAGE_SHIFT for va in some]
-    pages = dict(zip(range(VA // PAGE, VA // PAGE + count), range(memory.base, memory.base + count * PAGE, PAGE), strict=True))
+    pages = dict(
+        zip(range(VA // PAGE, VA // PAGE + count), range(memory.base, memory.base + count * PAGE, PAGE), strict=True)
+    )
     answers["dict"] = [pages[number] | va & PAGE - 1 for number, va in zip(numbers, some, strict=True)]
     peers = [Side("dict", _items(pages, numbers), CALLS)]
-    for name, make in (
+    makers: tuple[tuple[str, Callable[[], Callable[[], None]]], ...] = (
         ("cereggii.AtomicDict", lambda: _items(module("cereggii").AtomicDict(pages), numbers)),
         ("volatility3", lambda: _volatility(table, memory, some, answers)),
         ("Unicorn", lambda: _unicorn(table, memory, some, answers)),
-    ):
+    )
+    for name, make in makers:
         try:
             peers.append(Side(name, make(), CALLS))
         except Missing:

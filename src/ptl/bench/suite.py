@@ -1,6 +1,6 @@
 """The whole suite, in order; and its result as one object that JSON can hold.
 
-    contests --measure--> findings --> result --> table, page, JSON
+contests --measure--> findings --> result --> table, page, JSON
 """
 
 from __future__ import annotations
@@ -52,11 +52,13 @@ def run(size: Size, parts: Sequence[str] = PARTS, tick: Tick = lambda what: None
         "compiler": sysconfig.get_config_var("CC") or "",
         "parts": list(parts),
         "missing": [{"name": name, "why": why} for name, why in peers.missing()],
-        "findings": [_plain(finding) for finding in _contests(size, parts, tick)],
+        "findings": [],
         "curves": [],
         "races": [],
         "instructions": {},
     }
+    measured = list(_contests(size, parts, tick))
+    result["findings"] += [_plain(finding) for finding in (*measured, *scaling.prediction(measured))]
     if "memory" in parts:
         tick("memory")
         result["findings"] += [_plain(finding) for finding in memory.findings(size)]
@@ -67,7 +69,7 @@ def run(size: Size, parts: Sequence[str] = PARTS, tick: Tick = lambda what: None
     if "race" in parts:
         tick("races of readers against a collapser")
         found = races.results(size, lambda: tick("races of readers against a collapser"))
-        result["races"] = [dict(each) for each in found]
+        result["races"] = found
         result["findings"] += [_plain(finding) for finding in races.findings(found)]
     if "instructions" in parts:
         tick("instructions, counted by callgrind")

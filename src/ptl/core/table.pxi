@@ -210,6 +210,7 @@ cdef class PageTable:
         tree.domain = memory.domain.domain
         tree.memory = memory.memory
         tree.base = memory.block.base
+        tree.memory_less_base = memory.memory - tree.base
         for level in range(1, tree.format.levels + 1):
             bytes = tree.format.level[level].table_bytes
             if bytes > memory.block.bytes:
@@ -225,6 +226,7 @@ cdef class PageTable:
         if root is NULL:
             raise OutOfFrames(f"no room in {memory!r} for a root table")
         tree.root = table_offset(tree.block, root)
+        tree.top = tree.memory + tree.root
         if arch.root_bits < 64 and (tree.base + tree.root) >> <uint32_t> arch.root_bits:
             table_return(root)
             raise AddressError(

@@ -30,6 +30,8 @@ cdef struct Tree:
     char *memory
     uint64_t base
     uint64_t root                   # offset of the root table in the block
+    char *top                       # where the root table is
+    char *memory_less_base          # and a physical address: where that is
     uint64_t limit[LEVELS + 1]      # the last offset at which a table of this level fits (W2)
     Table *nothing[LEVELS + 1]      # the table of this level that empty slots name, where the format has them name one
     uint32_t order[LEVELS + 1]      # of frames a table of this level takes
@@ -74,7 +76,9 @@ cdef inline char *slot_in(
         return table + ((va >> (3 + 9 * number) & 511) << 3)
     if shape == MIXED:
         return table + (slot_index(level, va) << level.entry_shift)
-    return table + (va >> level.shift & level.index_mask) * <uint64_t> (8 if shape == NATIVE_64 or shape == SWAPPED_64 else 4)
+    if shape == NATIVE_64 or shape == SWAPPED_64:
+        return table + ((va >> level.shift & level.index_mask) << 3)
+    return table + ((va >> level.shift & level.index_mask) << 2)
 
 
 cdef inline uint64_t slot_load(const LevelFormat *level, char *slot, uint32_t shape) noexcept nogil:
@@ -113,7 +117,7 @@ cdef inline void descend(
 ) noexcept nogil:
     """The walk, but for what the entry means: found.state."""
     cdef uint32_t number = levels
-    cdef char *table = tree.memory + tree.root
+    cdef char *table = tree.top
     cdef const LevelFormat *level
     cdef char *below
     while True:
@@ -131,40 +135,39 @@ cdef inline void descend(
     found.level = number
 
 
+cdef inline bint names_table(Tree *tree, uint32_t number, uint64_t raw) noexcept nogil:
+    """Whether an entry of that level of REGULAR_64 names a table in the block, as table_below."""
+    cdef const LevelFormat *level = &tree.format.level[number]
+    return raw & level.table_mask == level.table_value and (
+        (raw & level.address_mask) - tree.base <= tree.limit[number - 1]
+    )
+
+
 cdef inline char *regular_slot(Tree *tree, uint32_t number, uint64_t raw, uint64_t va) noexcept nogil:
-    """The slot of an address in the table of that level that an entry of REGULAR_64 names; NULL as in table_below."""
-    cdef const LevelFormat *level = &tree.format.level[number + 1]
-    cdef uint64_t pa = raw & level.address_mask
-    # Two additions before the entry is there, one after: a walk is as long as its chain of loads.
-    cdef char *slot_less_pa = slot_in(&tree.format.level[number], number, tree.memory - tree.base, va, REGULAR_64)
-    return slot_less_pa + pa if raw & level.table_mask == level.table_value and (
-        pa - tree.base <= tree.limit[number]
-    ) else NULL
+    """The slot of an address in the table of that level that an entry names: one addition after the entry is known."""
+    cdef char *slot_less_pa = slot_in(&tree.format.level[number], number, tree.memory_less_base, va, REGULAR_64)
+    return slot_less_pa + (raw & tree.format.level[number + 1].address_mask)
 
 
 cdef inline void walk_regular(Tree *tree, uint64_t va, Found *found) noexcept nogil:
     """The walk to level 1 in a format of four levels that is REGULAR_64: no loop, no variable shift."""
-    cdef const LevelFormat *leaf = &tree.format.level[1]
-    cdef char *slot = slot_in(&tree.format.level[4], 4, tree.memory + tree.root, va, REGULAR_64)
+    cdef char *slot = slot_in(&tree.format.level[4], 4, tree.top, va, REGULAR_64)
     cdef uint64_t raw = load_unhooked(slot, NATIVE_64)                  # W1
     cdef uint32_t number = 4
-    cdef char *below = regular_slot(tree, 3, raw, va)
-    if below is not NULL:
-        slot, number = below, 3
+    if names_table(tree, 4, raw):
+        slot, number = regular_slot(tree, 3, raw, va), 3
         raw = load_unhooked(slot, NATIVE_64)
-        below = regular_slot(tree, 2, raw, va)
-        if below is not NULL:
-            slot, number = below, 2
+        if names_table(tree, 3, raw):
+            slot, number = regular_slot(tree, 2, raw, va), 2
             raw = load_unhooked(slot, NATIVE_64)
-            below = regular_slot(tree, 1, raw, va)
-            if below is not NULL:
-                slot, number = below, 1
+            if names_table(tree, 2, raw):
+                slot, number = regular_slot(tree, 1, raw, va), 1
                 raw = load_unhooked(slot, NATIVE_64)
     found.slot = slot
     found.raw = raw
     found.table = table_around(tree, number, slot)
     found.level = number
-    if number == 1 and is_leaf(leaf, raw):
+    if number == 1 and is_leaf(&tree.format.level[1], raw):
         found.state = HUGE
     else:
         found.state = classify_in_block(tree, number, raw)
@@ -220,9 +223,12 @@ cdef inline uint64_t translate_found(Tree *tree, const Found *found, uint64_t va
 
 cdef inline uint64_t walk_to_address(Tree *tree, uint64_t va, Found *found) noexcept nogil:
     """The walk, and translate_found."""
-    walk(tree, va, 1, found)
-    if tree.format.shape == REGULAR_64 and found.level == 1 and found.state == HUGE:
-        return address_through(&tree.format.level[1], 1, found.raw, va, REGULAR_64)
+    if tree.format.shape == REGULAR_64 and tree.format.levels == 4:
+        walk_regular(tree, va, found)
+        if found.level == 1 and found.state == HUGE:
+            return address_through(&tree.format.level[1], 1, found.raw, va, REGULAR_64)
+    else:
+        walk(tree, va, 1, found)
     return translate_found(tree, found, va)
 
 

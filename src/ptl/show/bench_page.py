@@ -123,6 +123,8 @@ def _curve(curves: list[Finding]) -> go.Figure:
             hovertemplate=f"{page.plain(name)}: %{{customdata}}<extra></extra>",
         )
     figure.update_layout(showlegend=True, legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0})
-    figure.update_xaxes(type="log", title={"text": "pages"}, tickvals=pages, ticktext=[page.whole(si(n)) for n in pages])
+    figure.update_xaxes(
+        type="log", title={"text": "pages"}, tickvals=pages, ticktext=[page.whole(si(n)) for n in pages]
+    )
     figure.update_yaxes(type="log", title={"text": "an address"}, **page.time_ticks(lowest / 1.6, highest * 1.6))
     return figure
