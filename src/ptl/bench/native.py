@@ -55,12 +55,13 @@ def _build(program: Program) -> Path:
     if shutil.which(compiler) is None:
         raise Missing(f"there is no compiler {compiler}")
     options = [*OPTIONS, "-std=gnu11" if is_c else "-std=c++17", *program.options]
-    target = cache_directory() / f"{source.stem}-{_digest(compiler, options)}.so"
+    libraries = [f"-l{name}" for name in program.libraries]
+    target = cache_directory() / f"{source.stem}-{_digest([compiler, *options, *libraries])}.so"
     if target.exists():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_suffix(f".{os.getpid()}")
-    command = [compiler, *options, str(source), "-o", str(unfinished), *(f"-l{name}" for name in program.libraries)]
+    command = [compiler, *options, str(source), "-o", str(unfinished), *libraries]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         error = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip())
@@ -70,12 +71,12 @@ def _build(program: Program) -> Path:
     return target
 
 
-def _digest(compiler: str, options: Sequence[str]) -> str:
+def _digest(command: Sequence[str]) -> str:
     """What the result depends on: all sources, the command, the machine."""
     digest = hashlib.sha256()
     for path in sorted(SOURCES.iterdir()):
         digest.update(path.read_bytes())
-    digest.update("\0".join([compiler, *options, platform.machine(), *platform.libc_ver()]).encode())
+    digest.update("\0".join([*command, platform.machine(), *platform.libc_ver()]).encode())
     return digest.hexdigest()[:16]
 
 
