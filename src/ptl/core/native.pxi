@@ -97,7 +97,7 @@ cdef int ptl_map(Tree *tree, uint64_t va, uint64_t pa, uint64_t length, uint32_t
     if me is NULL:
         return NO_MEMORY
     if not is_range(tree, va, length) or pa + (length - 1) < pa or not holds(tree, 1, pa) or (
-        not holds(tree, 1, pa + length - span(&tree.format.level[1]))
+        length != span(format) and not holds(tree, 1, pa + length - span(format))
     ):
         return BAD_ARGUMENT
     attributes &= (1 << ATTRIBUTES) - 1
