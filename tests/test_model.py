@@ -56,7 +56,7 @@ class Geometry:
         self.lengths = sorted({n * self.page for n in pages} | {2 * self.huge, 3 * self.huge, *spans, *arch.run_sizes})
         self.flags = [flags for flags in ("rx", "rw", "rwxu", "rwxugad", "x", "ra", "rwd") if is_flags(arch, flags)]
         self.clearable = [letter for letter in "wugad" if letter in arch.flags]
-        self.giant = max(arch.page_sizes)
+        self.giant = max(arch.page_sizes + arch.run_sizes)
         top = (1 << arch.pa_bits) - 8 * self.giant
         self.targets = sorted({0, self.giant, self.page, self.huge, top if top > 0 else 0})
         """What a physical address differs by from the virtual one, within a few of the largest pages."""
@@ -106,7 +106,11 @@ def machine_for(name: str) -> type[RuleBasedStateMachine]:
 
         @initialize()
         def two_runs_of_frames(self) -> None:
-            self.runs = [self.frames.alloc(geometry.huge) for _ in range(2)]
+            """To collapse into. Copying is tested where it is short: other formats have theirs beyond the block."""
+            if geometry.huge <= 4 << 20:
+                self.runs = [self.frames.alloc(geometry.huge) for _ in range(2)]
+            else:
+                self.runs = [(1 << arch.pa_bits) - n * geometry.huge for n in (1, 2)]
 
         def clip(self, va: int, length: int, granule: int = geometry.page) -> tuple[int, int]:
             """A range of whole granules that stays in the half of the addresses that it begins in."""
@@ -131,8 +135,9 @@ def machine_for(name: str) -> type[RuleBasedStateMachine]:
             va, length = self.clip(va, length, page_size or geometry.page)
             pa = geometry.target(va, delta) & -(page_size or geometry.page)
             leaf = page_size or max(size for size in arch.page_sizes if not (va | pa) % size)
-            affordable = 4 if leaf > geometry.huge else 1536
-            length = min(length, affordable * leaf, (1 << arch.pa_bits) - pa)
+            entry = max(size for size in arch.page_sizes if size <= leaf)
+            affordable = max((4 if entry > geometry.huge else 1536) * entry, leaf)
+            length = min(length, affordable // leaf * leaf, (1 << arch.pa_bits) - pa)
             try:
                 self.model.map(va, pa, length, flags, page_size, replace)
             except Taken:
@@ -363,7 +368,7 @@ def machine_for(name: str) -> type[RuleBasedStateMachine]:
             DOMAIN.synchronize()
             assert DOMAIN.stats()["limbo"] == 0
             stats = self.frames.stats()
-            data_frames = len(self.runs) * geometry.huge // self.frames.frame_bytes
+            data_frames = len(self.runs) * geometry.huge // self.frames.frame_bytes if geometry.huge <= 4 << 20 else 0
             empty = sum(level.empty_is_table for level in arch.layout)
             assert (stats["tables"], stats["parked"], stats["data_frames"]) == (1 + empty, 0, data_frames)
 
