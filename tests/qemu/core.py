@@ -50,6 +50,8 @@ class Cpu(ABC):
     real, and tests flip single bits of addresses."""
     has_runs: ClassVar[bool] = False
     """Whether it takes the marks of runs that the format has."""
+    traps_first_access: ClassVar[bool] = True
+    """Whether a page that is not marked accessed traps. Elsewhere software marks it when it fills the TLB."""
 
     @classmethod
     @abstractmethod

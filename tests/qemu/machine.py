@@ -16,8 +16,10 @@ from qemu.mips import Mips32, Mips64
 from qemu.powerpc import Power, Power10
 from qemu.riscv import Riscv, Riscv32, RiscvSvnapot
 from qemu.s390 import S390
+from qemu.sh import Sh4
 from qemu.sparc64 import Sparc64
 from qemu.x86 import I386, I386Pae, X86Long
+from qemu.xtensa import Xtensa
 
 CORES: dict[str, type[Core]] = {
     **dict.fromkeys(("arm64_4k", "arm64_4k_va39", "arm64_4k_va52", "arm64_16k", "arm64_64k", "arm64_64k_va52"), Arm64),
@@ -44,8 +46,14 @@ LISTED: dict[str, type[Cpu]] = {
 }
 """Those whose mappings the monitor lists."""
 
-REFILLED: dict[str, type[Core]] = {"mips32": Mips32, "mips64": Mips64, "sparc64": Sparc64}
-"""Those that know no tables: the judge fills the TLB from the entries as the kernel's handler does."""
+REFILLED: dict[str, type[Core]] = {
+    "mips32": Mips32,
+    "mips64": Mips64,
+    "sh": Sh4,
+    "sparc64": Sparc64,
+    "xtensa": Xtensa,
+}
+"""Those that know no root: the judge finds the entry, or its table, and hands it over as the kernel's handler does."""
 
 
 def cpu_of(arch: str) -> type[Cpu]:

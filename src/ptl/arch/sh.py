@@ -62,6 +62,7 @@ SH = Arch(
     walker="software",
     sign_extended=False,
     implied="rx",
+    verified_by=("QEMU",),
     layout=(
         Level(
             name="PTE",

@@ -63,6 +63,7 @@ XTENSA = Arch(
     walker="hardware",
     sign_extended=False,
     implied="r",
+    verified_by=("QEMU",),
     layout=(
         Level(
             name="PTE",
