@@ -12,6 +12,7 @@ from qemu.arm64 import Arm64
 from qemu.core import Core, Cpu
 from qemu.emulator import Emulator
 from qemu.m68k import M68040
+from qemu.microblaze import MicroBlaze
 from qemu.mips import Mips32, Mips64
 from qemu.powerpc import Power, Power10
 from qemu.riscv import Riscv, Riscv32, RiscvSvnapot
@@ -47,6 +48,7 @@ LISTED: dict[str, type[Cpu]] = {
 """Those whose mappings the monitor lists."""
 
 REFILLED: dict[str, type[Core]] = {
+    "microblaze": MicroBlaze,
     "mips32": Mips32,
     "mips64": Mips64,
     "sh": Sh4,

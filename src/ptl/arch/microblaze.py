@@ -59,6 +59,7 @@ MICROBLAZE = Arch(
     walker="software",
     sign_extended=False,
     implied="r",
+    verified_by=("QEMU",),
     layout=(
         Level(
             name="PTE",
