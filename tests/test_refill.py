@@ -52,13 +52,19 @@ def refill_sparc64(frames: Frames, root: int, va: int) -> Loaded | None:
     return pa, "r" + "w" * (entry >> 1 & 1) + "x" * (entry >> 12 & 1) + "u" * (~entry >> 2 & 1)
 
 
-def refill_parisc(frames: Frames, root: int, va: int) -> Loaded | None:
-    """arch/parisc/kernel/entry.S, L2_ptep."""
+def walk_parisc(frames: Frames, root: int, va: int) -> int | None:
+    """arch/parisc/kernel/entry.S, L2_ptep: what is made into what goes into the TLB."""
     entry = load(frames, root + 4 * (va >> 22), 4, "big")
     if not entry & 1:
         return None
     entry = load(frames, ((entry & ~0xF) << 8) + 4 * (va >> 12 & 0x3FF), 4, "big")
-    return parisc_page(entry, va, 32)
+    return entry if entry & 1 << 9 else None
+
+
+def refill_parisc(frames: Frames, root: int, va: int) -> Loaded | None:
+    """And what that means."""
+    entry = walk_parisc(frames, root, va)
+    return None if entry is None else parisc_page(entry, va, 32)
 
 
 def refill_parisc64(frames: Frames, root: int, va: int) -> Loaded | None:

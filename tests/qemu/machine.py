@@ -14,6 +14,7 @@ from qemu.emulator import Emulator
 from qemu.m68k import M68040
 from qemu.microblaze import MicroBlaze
 from qemu.mips import Mips32, Mips64
+from qemu.parisc import Parisc
 from qemu.powerpc import Power, Power10
 from qemu.riscv import Riscv, Riscv32, RiscvSvnapot
 from qemu.s390 import S390
@@ -51,6 +52,7 @@ REFILLED: dict[str, type[Core]] = {
     "microblaze": MicroBlaze,
     "mips32": Mips32,
     "mips64": Mips64,
+    "parisc": Parisc,
     "sh": Sh4,
     "sparc64": Sparc64,
     "xtensa": Xtensa,

@@ -1,4 +1,4 @@
-"""MicroBlaze, whose TLB is filled as Linux's handler would: with the entry as it is, but for the bits that are software's.
+"""MicroBlaze, whose TLB is filled as Linux's handler would: with the entry, but for the bits that are software's.
 
     leaf         31 ............. 12   11  10  9   8   7   6   5   4   3   2   1   0
                  physical address      F   A   X   WR  D   W       U   Wt  I   P   G

@@ -22,7 +22,8 @@ R W X permissions, D dirty, T trap on any access, B trap on a store, gate for ga
 TLB. Software knows from the others what else to put there: U user, A accessed, unc uncached, 9 present, H part of a run
 of leaves that is one larger page (there is one at the leaf level only, where each entry has an address of its own). The
 address of a table lies 8 bits lower than it is, and the last bits of a table's number are left out: of 32 bits 24 are
-used, of 40 all. The tables are of 4 KiB, on level 2 of parisc64 of 8. There are no leaves above level 1.
+used, of 40 all. The tables are of 4 KiB, on level 2 of parisc64 of 8. There are no leaves above level 1. The kernel
+reads every page, and executes none of a user's; a user executes what has R too.
 
 F frozen. In an entry of 8 bytes it is a bit of the address above all that a processor has (40 bits, or 44). An entry of
 4 bytes has no bit to spare: F is 10, which Linux without huge pages has for special pages, those that it keeps no
@@ -103,7 +104,7 @@ def _tables(name: str, shift: int, bits: int, pa_bits: int) -> Level:
     )
 
 
-def _arch(name: str, title: str, va_bits: int, pa_bits: int, *layout: Level) -> Arch:
+def _arch(name: str, title: str, va_bits: int, pa_bits: int, *layout: Level, judges: tuple[str, ...] = ()) -> Arch:
     return Arch(
         name=name,
         title=title,
@@ -113,11 +114,20 @@ def _arch(name: str, title: str, va_bits: int, pa_bits: int, *layout: Level) -> 
         byte_order="big",
         walker="software",
         sign_extended=False,
+        verified_by=judges,
         layout=layout,
     )
 
 
-PARISC = _arch("parisc", "PA-RISC, 32-bit", 32, 32, _pages(WORD, 10, 32), _tables("PGD", 22, 10, 32))
+PARISC = _arch(
+    "parisc",
+    "PA-RISC, 32-bit",
+    32,
+    32,
+    _pages(WORD, 10, 32),
+    _tables("PGD", 22, 10, 32),
+    judges=("QEMU",),
+)
 PARISC64 = _arch(
     "parisc64",
     "PA-RISC, 64-bit",
