@@ -53,9 +53,10 @@ class Parisc(Core):
         0x0800_0240,  # 24 nop
         0x01C3_1840,  # 28 mtctl r3, cr14: where vectors are
         0x0460_1200,  # 32 pdtlb (r3)
-        0x0800_0240,  # 36 nop
+        0x0460_0200,  # 36 pitlb (r3)
+        0x0800_0240,  # 40 nop
     )
-    LOAD, STORE, FILL, FILLED, SET_VECTORS, FORGET, FORGOTTEN = 0, 4, 8, 24, 28, 32, 36
+    LOAD, STORE, FILL, FILLED, SET_VECTORS, FORGET, FORGOTTEN = 0, 4, 8, 24, 28, 32, 40
 
     CODE, VECTORS = 0x10_0000, 0x20_0000
     USER_LEVEL = 3
