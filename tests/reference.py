@@ -310,20 +310,20 @@ def kinds(arch: Arch) -> dict[int, tuple[int, Run | None]]:
 def with_attributes(arch: Arch, raw: int, level: int, flags: Iterable[str]) -> int:
     """A leaf of that level with these attributes in place of its own."""
     for choice in arch.level(level).word.attributes:
-        raw = raw & ~choice.mask | choice.put(flags)[0]
+        raw = raw & ~choice.bits | choice.put(flags)[0]
     return raw
 
 
 def granting(arch: Arch, raw: int, level: int, letter: str) -> int:
     """The kernel's mkyoung, mkdirty, mkwrite."""
     choice = next(choice for choice in arch.level(level).word.attributes if letter in choice.letters)
-    return raw & ~choice.mask | choice.put({*choice.get(raw), letter})[0]
+    return raw & ~choice.bits | choice.put({*choice.get(raw), letter})[0]
 
 
 def withholding(arch: Arch, raw: int, level: int, letter: str) -> int:
     """The kernel's mkold, mkclean, wrprotect."""
     choice = next(choice for choice in arch.level(level).word.attributes if letter in choice.letters)
-    return raw & ~choice.mask | choice.put({*choice.get(raw)} - {letter})[0]
+    return raw & ~choice.bits | choice.put({*choice.get(raw)} - {letter})[0]
 
 
 def software_entry(arch: Arch, level: int = 1) -> int:

@@ -123,7 +123,7 @@ def test_entries_of_runs_are_leaves_with_marks(arch):
         geometry = arch.level(level)
         others = geometry.word.frozen_present | geometry.word.present_mask | geometry.leaf_set
         for choice in geometry.word.attributes:
-            others |= choice.mask
+            others |= choice.bits
         for run in geometry.runs:
             shared = geometry.leaf_address.bits & ~geometry.address_in_run(run).bits
             assert not run.marks.mask & others
@@ -180,7 +180,7 @@ def test_fields_do_not_overlap(arch, level):
     kinds = [pattern.mask & ~leaf_address for pattern in (geometry.table, geometry.leaf) if pattern]
     assert not geometry.table_set & geometry.address.bits
     if geometry.freezes:
-        masks = [leaf_address, word.frozen_present, *(choice.mask for choice in word.attributes)]
+        masks = [leaf_address, word.frozen_present, *(choice.bits for choice in word.attributes)]
         for one, other in itertools.combinations(masks, 2):
             assert not one & other
         if geometry.leaf is not None:
@@ -192,10 +192,10 @@ def test_fields_do_not_overlap(arch, level):
     for choice in word.attributes:
         assert choice.mask
         assert len({value for value, _ in choice.values}) == len(choice.values) > 1
-        assert all(value & ~choice.mask == 0 for value, _ in choice.values)
+        assert all(value & ~choice.bits == 0 for value, _ in choice.values)
         assert choice.put(choice.letters)[1] == choice.letters  # whatever is asked for, something grants it
     everything = word.frozen_present | leaf_address
-    kinds += [choice.mask for choice in word.attributes]
+    kinds += [choice.bits for choice in word.attributes]
     for mask in (*kinds, word.present_mask, word.frozen_absent, geometry.busy, geometry.empty):
         everything |= mask
     assert everything < 1 << 8 * word.bytes

@@ -8,7 +8,9 @@ What this judge cannot say (`Cpu.unjudged` has the bits):
 - Bits of an address below the size of its leaf are reserved; some of them move the page here.
 - It does not know the contiguous bit: each entry of a run is a leaf by itself.
 - Table entries may themselves take rights away. ptl's never do, and its walk does not ask.
-- A section of 32-bit Arm is a leaf to a CPU, and BAD to ptl. The other half of an entry on top is for other addresses.
+- Two words of 32-bit Arm with short descriptors are one entry to ptl, and to a CPU each is for itself: it takes one section
+  for a leaf, of any MiB, and one that ptl calls BAD (with bit 18 or bit 0).
+- What U, RO, D and A of a pair of sections say, AP, APX and nG say to a CPU, of which ptl does not look at any.
 """
 
 from __future__ import annotations
@@ -170,13 +172,21 @@ class ArmLpae(Arm64):
 
 
 class ArmShort(ArmLpae):
-    """Short descriptors, in domains that all have the rights of a client; it does not look at what software keeps."""
+    """Short descriptors, in domains that all have the rights of a client; it does not look at what software keeps.
+
+    A leaf of level 2 is judged as `judged` makes it: two sections of one run, with hardware's rights as the manual's
+    table of AP says them, from what software keeps.
+    """
 
     needs = "ad"
 
     TTBR0_32, DACR = (15, 0, 0, 2, 0, 0, 0), (15, 0, 0, 3, 0, 0, 0)
     ALL_CLIENTS = 0x5555_5555
     EXTENDED_PAGE_TABLES = 1 << 23  # as ever since Armv6
+
+    # Of a section
+    KIND, SECTION, XN, DOMAIN, AP, APX, SUPERSECTION = 0b11, 0b10, 1 << 4, 0b1111 << 5, 0b11 << 10, 1 << 15, 1 << 18
+    SECTION_ADDRESS, MIB = 0xFFF0_0000, 1 << 20
 
     def permits(self, flags: str, access: Access) -> bool:
         if "a" not in flags or (access is Access.WRITE and "d" not in flags):
@@ -187,12 +197,25 @@ class ArmShort(ArmLpae):
         return level > 1 and raw & 0b11 == 0b01
 
     def unjudged(self, level: int, *, leaf: bool) -> int:
+        if level == 1:
+            return 0
+        if leaf:
+            twice = self.KIND | self.XN | self.AP | self.APX | self.SUPERSECTION | self.SECTION_ADDRESS
+            return twice | twice << 32 | self.DOMAIN
         section, no_execution, of_two, other_half = 1 << 1, 1 << 2, 0b11 << 10, 0xFFFF_FFFF << 32
-        return 0 if level == 1 else section | no_execution | of_two | other_half
+        return section | no_execution | of_two | other_half
 
     def judged(self, level: int, raw: int) -> int:
-        kind_of_both = 0b11 << 32 | 0b11
-        return raw if level == 1 else raw & ~kind_of_both
+        if level == 1:
+            return raw
+        if raw & self.KIND != self.SECTION:
+            return raw & ~(self.KIND | self.KIND << 32)
+        u, read_only, d, a = (raw >> bit & 1 for bit in (8, 7, 6, 5))
+        may_write = d and not read_only
+        ap = 0b000 if not a else (0b011 if may_write else 0b111) if u else 0b001 if may_write else 0b101
+        both = self.SECTION | raw & (self.SECTION_ADDRESS & ~self.MIB | self.XN)
+        both |= (ap & 0b11) << 10 | ap >> 2 << 15
+        return raw & ~self.unjudged(level, leaf=True) | raw & self.DOMAIN | both | (both | self.MIB) << 32
 
     def _start(self) -> unicorn.Uc:
         uc = self._engine(unicorn.UC_ARCH_ARM, unicorn.UC_MODE_ARM)

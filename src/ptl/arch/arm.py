@@ -6,6 +6,10 @@
 
     table          63 ........ 42  41-37  36-32  31 ......... 10  9-5    4-0
     (level 2)      hw 1 >> 10      dom    10001  hw 0 >> 10       dom    10001
+    section, low   31 ...... 20  19  18  17  16  15  14-12  11-10  9   8   7   6   5   4   3-2   1   0
+    (level 2)      address       NS  0   nG  S   APX TEX    AP     P   U   RO  D   A   XN  CB    1   0
+    section, high  63 ...... 52  51  50  49  48  47  46-44  43-42  41  40  39  38  37  36  35-34 33  32
+                   + 1 MiB       NS  0   nG  S   APX TEX    AP     P   B   I   F   0   XN  CB    1   0
     leaf           31 ............. 12  11  10  9   8   7   6   5-2   1   0
     (level 1)      physical address     F   S   XN  U   RO  D   type  A   P
     its shadow     31 ............. 12  11  10  9   8-7  6   5   4   3-2   1   0
@@ -17,27 +21,35 @@
 
 Hardware's top table has 4096 words, each for 1 MiB, and its leaf tables have 256. Here two words are one entry, and two
 leaf tables, with what software keeps for them, are one table of 4 KiB; the one on top has 16 KiB. Each half of an entry
-on top names one of hardware's two.
+on top names one of hardware's two, or is one of two sections, the leaves of 1 MiB, which together map 2 MiB.
 
 P present, A accessed, D dirty, RO read-only, U user, XN no execution, S shared, type the kind of memory, and F frozen:
 the bit with which Linux marks a page without access, which no page is here. Hardware knows neither accessed nor dirty.
 The shadow of a leaf without A is 0, so that the first access faults, and that of one without D is read-only, so that
 the first write does. Bit 4 becomes T, and bit 5 nothing; a page of the user is not global (nG). Whoever may read may
-execute, unless XN is set, and the kernel may do what the user may.
+execute, unless XN is set, and the kernel may do what the user may. Freezing a leaf leaves its shadow alone; both change
+together, by whoever froze it (core/entry.pxi, N5).
 
-Freezing a leaf leaves its shadow alone; both change together, by whoever froze it (core/entry.pxi, N5). dom is domain
-1, Linux's for the user, which has to have the rights of a client. A section, a leaf of 1 MiB on top, is BAD: Linux has
-them for its own memory alone, where nothing is ever accessed or dirty, and they have no bits for that.
+A section has no shadow, and no bit for software but the four that number its domain. So here all 16 domains are to have
+the rights of a client, DACR 0x55555555, and the number says nothing: it is U, RO, D and A as a leaf has them, and in the
+second word F frozen, I being split and B busy. AP, APX and nG of both words follow from those of the first, as in a
+shadow: nobody may access (AP 0) without A, nor write without D. They are written, and not looked at; nor is the second
+word, but for what makes it the section that is 1 MiB further. Linux has sections for its own memory alone, in domain 0,
+where nothing is ever accessed or dirty; tables are in its domain for the user, 1. A section of 16 MiB (bit 18), or one
+that the kernel may not execute (bit 0), is BAD.
 
-Software's entries are Linux's swap entries:
+Software's entries are Linux's swap entries, in place of a leaf or in the first word of a pair. There I, F and B are
+where they are in a section:
 
     software's     31 ........................... 8   7   6-2   1   0
-                   offset                             E   type  F   0
+                   offset                             E   type  F   0       and in a pair 0 for F
 
 E exclusive. Type 0 with offset 0 would be an empty entry: there is none.
 """
 
 from __future__ import annotations
+
+from itertools import product
 
 from ptl.arch.description import Arch, Choice, Field, Level, Pattern, Shadow, Soft, Word
 
@@ -45,7 +57,7 @@ P, A, D, RO, U, XN, SHARED, F = (1 << bit for bit in (0, 1, 6, 7, 8, 9, 10, 11))
 CACHED = 0b0111 << 2
 ADDRESS = 0xFFFF_F000
 SOURCE = (
-    "Arm Architecture Reference Manual, ARMv7-A and ARMv7-R (DDI 0406), B3.5, short-descriptor format; "
+    "Arm Architecture Reference Manual, ARMv7-A and ARMv7-R (DDI 0406), B3.5, short-descriptor format, B3.7, memory access control; "
     "Linux arch/arm/include/asm/pgtable-2level.h, pgtable-2level-hwdef.h, pgtable.h, pgalloc.h, "
     "arch/arm/mm/proc-v7-2level.S"
 )
@@ -83,23 +95,53 @@ SHADOW = Shadow(
     ),
 )
 
-# Of one of the two words of an entry on top: a table of 1 KiB, in bits 11 and 10 of its address one of two
-KIND, TABLE, LINUX_TABLE, OF_TWO = 0b11, 0b01, 0b1_0001 | 1 << 5, 0b11 << 10
+# Of one of the two words of an entry on top. A table has 1 KiB: in bits 11 and 10 of its address it is one of two
+KIND, TABLE, SECTION, LINUX_TABLE, OF_TWO = 0b11, 0b01, 0b10, 0b1_0001 | 1 << 5, 0b11 << 10
+SECTION_XN, SECTION_AP0, SECTION_AP1, SECTION_TEX0, SECTION_APX, SECTION_SHARED, SECTION_NOT_GLOBAL, SUPER = (
+    1 << bit for bit in (4, 10, 11, 12, 15, 16, 17, 18)
+)
+SECTION_A, SECTION_D, SECTION_RO, SECTION_U = (1 << bit for bit in (5, 6, 7, 8))
+SECTION_BYTES, SECTION_CACHED = 1 << 20, SECTION_SHARED | SECTION_TEX0 | 0b11 << 2
 
 
 def _pair(low: int, high: int) -> int:
     return low | high << 32
 
 
+SECTION_F, SPLITTING, BUSY = (_pair(0, 1 << bit) for bit in (6, 7, 8))
+
+KINDS = _pair(KIND, KIND)
+SECTIONS = _pair(SECTION, SECTION | SECTION_BYTES)
+SECTIONS_MASK = KINDS | _pair(1, 1) * (SUPER | SECTION_BYTES)
+"""Two that follow one another; the rest of their addresses is not compared."""
+
+
+def _of_section(flags: str) -> int:
+    """The bits of a pair of sections with these of u, w, a and d: software's, and what hardware makes of them."""
+    own = (SECTION_U if "u" in flags else 0) | (0 if "w" in flags else SECTION_RO)
+    own |= (SECTION_D if "d" in flags else 0) | (SECTION_A if "a" in flags else 0)
+    rights = SECTION_NOT_GLOBAL if "u" in flags else 0
+    if "a" in flags:
+        rights |= SECTION_AP0 | (SECTION_AP1 if "u" in flags else 0)
+        rights |= 0 if {"w", "d"} <= set(flags) else SECTION_APX
+    return _pair(own | rights, rights)
+
+
 PAIR = Word(
     bytes=8,
-    present_mask=_pair(KIND, KIND),
-    frozen_present=0,
-    frozen_absent=0,
-    attributes=(),
+    present_mask=KINDS | SPLITTING,
+    frozen_present=SECTION_F,
+    frozen_absent=SECTION_F,
+    attributes=(
+        Choice(
+            SECTION_U | SECTION_RO | SECTION_D | SECTION_A,
+            tuple((_of_section(flags), flags) for flags in map("".join, product(*(("", letter) for letter in "wuad")))),
+            along=_pair(1, 1) * (SECTION_NOT_GLOBAL | SECTION_APX | SECTION_AP1 | SECTION_AP0),
+        ),
+        Choice(SECTION_XN, ((_pair(SECTION_XN, SECTION_XN), ""), (0, "x")), along=_pair(0, SECTION_XN)),
+    ),
     soft=SOFT,
 )
-"""There are no leaves of this kind, and nothing is ever frozen."""
 
 ARM = Arch(
     name="arm",
@@ -131,8 +173,13 @@ ARM = Arch(
             bits=11,
             table=Pattern(_pair(KIND | OF_TWO, KIND | OF_TWO), _pair(TABLE | 0b10 << 10, TABLE | 0b11 << 10)),
             table_set=_pair(LINUX_TABLE | 0b10 << 10, LINUX_TABLE | 0b11 << 10),
-            leaf=None,
+            leaf=Pattern(SECTIONS_MASK, SECTIONS),
+            leaf_set=SECTIONS | _pair(SECTION_CACHED, SECTION_CACHED),
             address=Field(ADDRESS, copy_shift=32),
+            invalid=Pattern(SECTIONS_MASK | SPLITTING, SECTIONS & ~KINDS | SPLITTING),
+            invalid_clear=KINDS,
+            invalid_set=SPLITTING,
+            busy=BUSY | SECTION_F,
         ),
     ),
 )

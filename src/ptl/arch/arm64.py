@@ -15,7 +15,7 @@
 
     leaf           63  62-59  58-56  55  54  53  52 51 50  47 ..... 12  11  10  9-8  7   6   5  4-2   1   0
                             F = 56   D   XN  PX  C     0   address      nG  A   SH  RO  U  NS attr  kind V
-    table          63-59 (limits)  58-52: F = 56          address      11-2 ignored               1   1
+    table          63-59 (limits)  58-52 ignored          address      11-2 ignored               1   1
 
     leaf, va52     with pages of 4 KiB  ... 49 ..... 12   11-10   9-8           and alike in an entry for a table
                                             address       nG A    address 51, 50

@@ -6,7 +6,7 @@
 
     leaf           63-58 57  56  55  54  53  52  39 ..... 12  11  10  9-8  7   6   5  4-2   1   0
                          F       D   XN  PX  C   address      nG  A   SH  RO  U  NS attr  kind V
-    table          63-59 (limits)  58-52: F = 57  address     11-2 ignored               1   1
+    table          63-59 (limits)  58-52 ignored  address     11-2 ignored               1   1
 
 As arm64 (arm64.py), with addresses of 40 bits; but XN is for user and kernel, and PX for the kernel only, and whoever
 executes must be able to read. F, frozen, is the bit with which Linux marks a page without access, which

@@ -33,6 +33,7 @@ class Part(Enum):
     FIXED = "decides what the entry is"
     RUN = "marks one of several entries that are one page"
     WRITTEN = "written so by ptl, and not looked at"
+    ALONG = "follows from attributes, and not looked at"
     SOFTWARE = "software's own"
     OTHER = "not looked at by ptl"
 
@@ -116,7 +117,7 @@ def address_fields(arch: Arch) -> tuple[BitField, ...]:
 
 
 def leaf_fields(arch: Arch, number: int) -> tuple[BitField, ...]:
-    """A leaf of that level. "¬X" is a bit that withholds the attribute X."""
+    """A leaf of that level. "¬X" is a bit that withholds the attribute X, and "x" one that is written along with it."""
     level = arch.level(number)
     pattern = level.leaf
     if pattern is None:
@@ -128,6 +129,8 @@ def leaf_fields(arch: Arch, number: int) -> tuple[BitField, ...]:
         for choice in level.word.attributes:
             if choice.mask >> bit & 1:
                 return _decided(choice, bit), Part.ATTRIBUTE
+            if choice.along >> bit & 1:
+                return _followed(choice, bit), Part.ALONG
         if level.word.frozen_present >> bit & 1:
             return "F", Part.SOFTWARE
         if any(run.marks.mask >> bit & 1 for run in level.runs):
@@ -147,18 +150,40 @@ def _decided(choice: Choice, bit: int) -> str:
     Those that change when nothing else does; where none does, all of the choice.
     """
     field = 1 << bit
-    while (wider := (field << 1 | field >> 1 | field) & choice.mask) != field:
-        field = wider
+    decided = {value & choice.mask: set(granted) for value, granted in choice.values}
+    if not _is_independent(decided, field):
+        while (wider := (field << 1 | field >> 1 | field) & choice.mask) != field:
+            field = wider
     pairs = [
-        (set(granted), set(others))
-        for value, granted in choice.values
-        for other, others in choice.values
+        (granted, others)
+        for value, granted in decided.items()
+        for other, others in decided.items()
         if value < other and not (value ^ other) & ~field
     ]
     changed = {letter for granted, others in pairs for letter in granted ^ others}
     withholds = field.bit_count() == 1 and changed and all(others <= granted for granted, others in pairs)
     letters = "".join(letter for letter in choice.letters if letter in (changed or choice.letters))
     return ("¬" if withholds else "") + letters.upper()
+
+
+def _is_independent(decided: dict[int, set[str]], bit: int) -> bool:
+    """Whether a bit says one attribute, the same whatever the others say."""
+    if not all(value ^ bit in decided for value in decided):
+        return False
+    changes = {frozenset(granted ^ decided[value ^ bit]) for value, granted in decided.items()}
+    return len(changes) == 1 and len(next(iter(changes))) == 1
+
+
+def _followed(choice: Choice, bit: int) -> str:
+    """The attributes that a bit depends on which is written along with a choice."""
+    written = {frozenset(granted): value >> bit & 1 for value, granted in reversed(choice.values)}
+    changing = (
+        (letter, written.get(granted ^ {letter}, one) != one)
+        for granted, one in written.items()
+        for letter in choice.letters
+    )
+    found = {letter for letter, changes in changing if changes}
+    return "".join(letter for letter in choice.letters if letter in found)
 
 
 def table_fields(arch: Arch, number: int) -> tuple[BitField, ...]:
@@ -213,11 +238,18 @@ def _fields(bits: int, part_of: Callable[[int], tuple[str, Part]]) -> tuple[BitF
 
 def legend(arch: Arch) -> dict[str, str]:
     """What the short names in the rulers of a format stand for, in the order of `FLAGS`."""
-    fields = {field.name for ruler in rulers(arch) for field in ruler.fields if field.part is Part.ATTRIBUTE}
+    fields = {field for ruler in rulers(arch) for field in ruler.fields}
+
+    def names(part: Part) -> list[str]:
+        found = {field.name for field in fields if field.part is part}
+        return sorted(found, key=lambda name: (len(name.strip("¬")), FLAGS.index(name.strip("¬")[0].lower()), name))
+
     words: dict[str, str] = {}
-    for name in sorted(fields, key=lambda name: (len(name.strip("¬")), FLAGS.index(name.strip("¬")[0].lower()), name)):
+    for name in names(Part.ATTRIBUTE):
         word = " and ".join(WORDS[letter] for letter in name.strip("¬").lower())
         words[name] = f"{'no ' if name[0] == '¬' else ''}{word}{', together' if ' and ' in word else ''}"
+    for name in names(Part.ALONG):
+        words[name] = "follows " + " and ".join(WORDS[letter] for letter in name)
     if any(level.runs for level in arch.layout):
         words["run"] = "one of several entries that are one page"
     return words | {"F": "frozen: a change of the table is under way", "E": "exclusive: no other table has the page"}

@@ -88,10 +88,14 @@ class Choice:
 
     `values` has every value of the bits that means something, with the letters that it grants. Of several with the same
     letters the first is written. Any other value grants none of them.
+
+    Bits `along` are written with these, as `values` has them, and not looked at: the same once more, in words that
+    hardware knows.
     """
 
     mask: int
     values: tuple[tuple[int, str], ...]
+    along: int = 0
 
     @classmethod
     def bit(cls, letter: str, number: int) -> Choice:
@@ -116,13 +120,18 @@ class Choice:
         return cls(right.mask | used.mask | passes, (*usual, *(pair for pair in other if pair not in usual)))
 
     @property
+    def bits(self) -> int:
+        """Every bit that is written."""
+        return self.mask | self.along
+
+    @property
     def letters(self) -> str:
         """The attributes that it decides, in the order of `FLAGS`."""
         return "".join(letter for letter in FLAGS if any(letter in granted for _, granted in self.values))
 
     def get(self, raw: int) -> str:
         """The attributes that the bits of an entry grant."""
-        return next((granted for value, granted in self.values if value == raw & self.mask), "")
+        return next((granted for value, granted in self.values if not (value ^ raw) & self.mask), "")
 
     def put(self, asked: Iterable[str]) -> tuple[int, str]:
         """The bits, and what they grant: what was asked for, and as little besides as can be said."""

@@ -15,12 +15,12 @@
     entry, Sv32                     31 ............ 10    9   8   7   6   5   4   3   2   1   0
                                     frame number          F       D   A   G   U   X   W   R   V
 
-V valid, R W X permissions, U user, G global, A accessed, D dirty, F frozen: bits 9 and 8 are software's. The frame
-number sits two bits lower than the address it stands for. N (Svnapot; not in Sv32): the leaf is one of 16 aligned
-neighbours on level 1 that are one page of 64 KiB, all with the frame number of the first, whose low four bits, 0, are
-stored as 1000; any other value there is reserved. An entry with V and none of R, W, X points to a table; with
-R or X it is a leaf, at any level; W without R is reserved. In an entry for a table D, A, U and everything above the
-frame number must be 0; in a leaf above level 1 the low bits of the frame number must be.
+V valid, R W X permissions, U user, G global, A accessed, D dirty, F frozen, in a leaf: bits 9 and 8 are
+software's. The frame number sits two bits lower than the address it stands for. N (Svnapot; not in Sv32): the leaf is
+one of 16 aligned neighbours on level 1 that are one page of 64 KiB, all with the frame number of the first, whose low
+four bits, 0, are stored as 1000; any other value there is reserved. An entry with V and none of R, W, X points to a
+table; with R or X it is a leaf, at any level; W without R is reserved. In an entry for a table D, A, U and everything
+above the frame number must be 0; in a leaf above level 1 the low bits of the frame number must be.
 
 Leaves of 512 GiB and 256 TiB, which Sv48 and Sv57 have on levels 4 and 5, are BAD here: a leaf keeps aside the tables
 that splitting it takes, and those of 512 GiB alone are 1 GiB.

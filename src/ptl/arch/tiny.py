@@ -10,8 +10,9 @@
     software's    61   60   59  58  57  56  55  54  53  52  51 ................. 5   4-1   0
                    1    F    0   0   0   0   0   0   0   E   offset                  type  0
 
-P present, W write, X execute, U user, G global, A accessed, D dirty, leaf (above level 1), F frozen, B busy. A table
-has four entries of 8 bytes, so it is 32 bytes and its address has 5 low bits of 0. Leaves map 4 KiB, 16 KiB and 64 KiB.
+P present, W write, X execute, U user, G global, A accessed, D dirty, leaf (above level 1), F a frozen leaf, B busy.
+A table has four entries of 8 bytes, so it is 32 bytes and its address has 5 low bits of 0. Leaves map 4 KiB, 16 KiB and
+64 KiB.
 E exclusive. Bit 61 of software's entries means nothing else; without it type 0 at offset 0 would be an empty one.
 """
 

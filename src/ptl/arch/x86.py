@@ -18,14 +18,14 @@
                        NX          F    physical address             G   PS  D   A  PCD PWT  U   W   P
     entry, i386_pae    63   62-52       51 ............ 12   11      8   7   6   5   4   3   2   1   0
                        NX     0         physical address      F      G   PS  D   A  PCD PWT  U   W   P
-    the same, level 3   0     0         physical address      F      0   0   0   0  PCD PWT  0   0   P
+    the same, level 3   0     0         physical address             0   0   0   0  PCD PWT  0   0   P
     entry, i386                         31 ............ 12   11      8   7   6   5   4   3   2   1   0
                                         physical address      F      G   PS  D   A  PCD PWT  U   W   P
 
 P present, W write, U user, A accessed, D dirty, PS leaf above level 1 (at level 1 it is PAT), G global, NX no
-execute, F frozen: hardware ignores 11-9 in every entry and, in those of x86_64, 58-52 too. i386_pae reserves 62-52, and
-in its four entries of level 3 whatever is 0 above: there is no right to withhold. A CPU may read these four only when
-CR3 is written, which holds 32 bits: the root must lie below 4 GiB.
+execute, F frozen, in a leaf: hardware ignores 11-9 in every entry and, in those of x86_64, 58-52 too. i386_pae
+reserves 62-52, and in its four entries of level 3 whatever is 0 above: there is no right to withhold. A CPU may read
+these four only when CR3 is written, which holds 32 bits: the root must lie below 4 GiB.
 
 Every other entry for a table is made with P, W and U set, so that the leaf alone decides. A 4 MiB leaf of i386 has an
 address of 32 bits: bits 20 to 13, which PSE-36 uses for more, must be 0.

@@ -42,7 +42,7 @@ cdef struct Choice:         # bits that say some of the attributes together
     uint8_t granted[1 << CHOICE_BITS]   # by value, its bits gathered
 
 cdef struct Attributes:
-    uint64_t mask                       # every bit that says something
+    uint64_t mask                       # every bit that says something, or is written along
     uint64_t used_mask                  # those that say just accessed or dirty
     bint is_used_alone                  # whether no other bit says accessed or dirty
     uint32_t letters                    # what can be withheld
@@ -734,10 +734,10 @@ cdef int attributes_read(Attributes *attributes, object word, str implied) excep
             left &= left - 1
         for value, granted in reversed(described.values):
             choice.granted[compress_bits(described.mask, value)] = letters_of(granted)
-        attributes.mask |= described.mask
+        attributes.mask |= described.bits
         attributes.letters |= choice.letters
         if choice.letters & ~<uint32_t> USED == 0:
-            attributes.used_mask |= described.mask
+            attributes.used_mask |= described.bits
         elif choice.letters & USED:
             attributes.is_used_alone = False
         written = {}

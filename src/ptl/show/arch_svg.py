@@ -25,6 +25,7 @@ COLOURS = {
     Part.FIXED: "#e3e3e3",
     Part.RUN: "#f7d6d0",
     Part.WRITTEN: "#f3f3f3",
+    Part.ALONG: "#fdf5e2",
     Part.SOFTWARE: "#e6d8f2",
     Part.OTHER: "#ffffff",
 }
