@@ -490,6 +490,39 @@ def test_what_the_core_writes_is_what_encode_says(arch):
         pt.unmap(span, span)
 
 
+@EACH
+def test_what_the_core_changes_is_what_encode_says(arch):
+    """Every attribute of a leaf of any size given and taken again: what other bits follow from it do so each time."""
+    pt = ptl.PageTable(arch)
+    for level in leaf_levels(arch):
+        span = arch.level(level).span
+        pt.map(span, 0, span, "r", page_size=span)
+        for flags in flag_sets(arch):
+            pt.protect(span, span, flags)
+            leaf = pt.lookup(span)
+            assert (leaf.raw, leaf.flags) == (arch.encode(0, leaf.flags, level), arch.attributes(flags))
+            for letter in {"a", "d"} & set(leaf.flags):
+                pt.test_and_clear(span, letter)
+                leaf = pt.lookup(span)
+                assert leaf.raw == arch.encode(0, leaf.flags, level)
+        pt.unmap(span, span)
+
+
+def test_what_is_written_along_is_not_looked_at():
+    """And is right again after the next change: the rights that hardware sees of a pair of Arm's sections."""
+    arch = ptl.arch.get("arm")
+    bench, level = Bench(arch), arch.level(2)
+    along = [bit for choice in level.word.attributes for bit in _bits([choice.along])]
+    assert len(along) == 11
+    for bit in along:
+        raw = arch.encode(level.span, "rwuad", 2) ^ bit
+        bench.agree(2, raw)
+        assert arch.decode(raw, 2) == Entry(State.HUGE, level.span, "rwuad")
+        with bench.holding(2, raw):
+            bench.pt.protect(bench.va & -level.span, level.span, "rux")
+            assert bench.pt.lookup(bench.va).raw == arch.encode(level.span, "rxuad", 2)
+
+
 # -- architectures that no machine has
 
 

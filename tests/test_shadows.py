@@ -19,15 +19,20 @@ from made_up import SHADOWED
 PAGE, HUGE = SHADOWED.page_sizes[:2]
 LEAF = SHADOWED.level(1)
 FORMATS = [arch for arch in (*map(ptl.arch.get, ptl.arch.names()), SHADOWED) if arch.layout[0].shadow is not None]
+EACH = pytest.mark.parametrize("arch", FORMATS, ids=lambda arch: arch.name)
 
 
 def hardware(pt: ptl.PageTable, va: int) -> int:
     """What hardware reads for a page: the word behind the entry."""
-    step = pt.walk(va).steps[-1]
+    step, leaf = pt.walk(va).steps[-1], pt.arch.level(1)
     assert step.level == 1
-    assert LEAF.shadow is not None
-    view = pt.frames.view(step.table_pa + step.index * LEAF.word.bytes + LEAF.shadow.offset, LEAF.word.bytes)
-    return int.from_bytes(view, SHADOWED.byte_order)
+    assert leaf.shadow is not None
+    view = pt.frames.view(step.table_pa + step.index * leaf.word.bytes + leaf.shadow.offset, leaf.word.bytes)
+    return int.from_bytes(view, pt.arch.byte_order)
+
+
+def huge_size(pt: ptl.PageTable) -> int:
+    return pt.arch.page_sizes[1]
 
 
 CHANGES: dict[str, Callable[[ptl.PageTable], object]] = {
@@ -37,28 +42,55 @@ CHANGES: dict[str, Callable[[ptl.PageTable], object]] = {
     "unmap of a range": lambda pt: pt.unmap(0, 2 * PAGE),
     "protect": lambda pt: pt.protect(0, PAGE, "r"),
     "replace": lambda pt: pt.map(0, 7 * PAGE, 2 * PAGE, "ra", page_size=PAGE, replace=True),
-    "exchange": lambda pt: pt.exchange(0, SHADOWED.encode(9 * PAGE, "rwad")),
-    "exchange for software's": lambda pt: pt.exchange(0, SHADOWED.encode_soft(1, 2)),
+    "exchange": lambda pt: pt.exchange(0, pt.arch.encode(9 * PAGE, "rwad")),
+    "exchange for software's": lambda pt: pt.exchange(0, pt.arch.encode_soft(1, 2)),
     "test and clear": lambda pt: pt.test_and_clear(0, "a"),
     "move": lambda pt: pt.move(0, PAGE, PAGE),
-    "move of a table": lambda pt: pt.move(0, 2 * HUGE, HUGE),
+    "move of a table": lambda pt: pt.move(0, 2 * huge_size(pt), huge_size(pt)),
     "collapse that is refused": lambda pt: pt.collapse(0),
-    "split": lambda pt: pt.split(HUGE),
-    "cut": lambda pt: pt.protect(HUGE, PAGE, "r"),
-    "collapse by copy": lambda pt: pt.collapse(0, 4 * HUGE, holes=3),
+    "split": lambda pt: pt.split(huge_size(pt)),
+    "cut": lambda pt: pt.protect(huge_size(pt), PAGE, "r"),
+    "split of software's": lambda pt: (
+        pt.exchange(huge_size(pt), pt.arch.encode_soft(1, 2, 2)),
+        pt.split(huge_size(pt)),
+    ),
+    "collapse by copy": lambda pt: pt.collapse(0, 4 * huge_size(pt), holes=huge_size(pt) // PAGE - 1),
 }
 
 
+@EACH
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_every_change_leaves_the_shadow_of_the_entry(change):
-    pt = ptl.PageTable(SHADOWED)
+def test_every_change_leaves_the_shadow_of_the_entry(arch, change):
+    pt = ptl.PageTable(arch)
+    huge = huge_size(pt)
     pt.map(0, 3 * PAGE, flags="rwad")
-    pt.map(HUGE, HUGE, HUGE, "rwad")
+    pt.map(huge, huge, huge, "rwad")
     change(pt)
-    for va in range(0, 1 << SHADOWED.va_bits, PAGE):
+    for va in range(0, 4 * huge, PAGE):
         step = pt.walk(va).steps[-1]
         if step.level == 1:
-            assert hardware(pt, va) == LEAF.shadow.of(step.raw)
+            assert hardware(pt, va) == arch.level(1).shadow.of(step.raw)
+    pt.check()
+
+
+@EACH
+def test_pages_that_become_a_huge_leaf_and_pages_again_have_their_shadows(arch):
+    """Hardware reads no shadow while they are one, and of each page what it was, dirty now if any was."""
+    pt = ptl.PageTable(arch)
+    size = huge_size(pt)
+    pages = range(0, size, PAGE)
+    pt.map(0, size, size, "rwa", page_size=PAGE)
+    assert pt.protect(PAGE, PAGE, "rwad") == PAGE
+    shown = [hardware(pt, va) for va in pages]
+    assert len(set(shown)) == len(shown)
+    for turn in range(2):
+        assert pt.collapse(0)
+        assert pt.lookup(0).raw == arch.encode(size, "rwad", 2)
+        assert pt.split(0)
+        again = [hardware(pt, va) for va in pages]
+        assert (again == shown) is (turn == 1)
+        assert again[1] == shown[1]
+        shown = again
     pt.check()
 
 
@@ -76,7 +108,7 @@ def test_hardware_is_shown_a_page_when_it_was_accessed_and_lets_write_when_it_is
     pt.check()
 
 
-@pytest.mark.parametrize("arch", FORMATS, ids=lambda arch: arch.name)
+@EACH
 def test_freezing_an_entry_does_not_change_its_shadow(arch):
     """So hardware goes on as if nothing were under way."""
     level = arch.level(1)

@@ -8,9 +8,9 @@ What this judge cannot say (`Cpu.unjudged` has the bits):
 - Bits of an address below the size of its leaf are reserved; some of them move the page here.
 - It does not know the contiguous bit: each entry of a run is a leaf by itself.
 - Table entries may themselves take rights away. ptl's never do, and its walk does not ask.
-- Two words of 32-bit Arm with short descriptors are one entry to ptl, and to a CPU each is for itself: it takes one section
-  for a leaf, of any MiB, and one that ptl calls BAD (with bit 18 or bit 0).
-- What U, RO, D and A of a pair of sections say, AP, APX and nG say to a CPU, of which ptl does not look at any.
+- Two words of 32-bit Arm with short descriptors are one entry to ptl, and to a CPU each is for itself: it takes one
+  section for a leaf, of any MiB, and one that ptl calls BAD (with bit 18 or bit 0).
+- What AP and APX of a section say to that CPU, to ptl the bits say that it has in place of a domain.
 """
 
 from __future__ import annotations
@@ -174,8 +174,7 @@ class ArmLpae(Arm64):
 class ArmShort(ArmLpae):
     """Short descriptors, in domains that all have the rights of a client; it does not look at what software keeps.
 
-    A leaf of level 2 is judged as `judged` makes it: two sections of one run, with hardware's rights as the manual's
-    table of AP says them, from what software keeps.
+    Random sections come in pairs (`judged`), with the rights that the manual's table of AP has for what ptl keeps.
     """
 
     needs = "ad"

@@ -30,13 +30,14 @@ the first write does. Bit 4 becomes T, and bit 5 nothing; a page of the user is 
 execute, unless XN is set, and the kernel may do what the user may. Freezing a leaf leaves its shadow alone; both change
 together, by whoever froze it (core/entry.pxi, N5).
 
-A section has no shadow, and no bit for software but the four that number its domain. So here all 16 domains are to have
-the rights of a client, DACR 0x55555555, and the number says nothing: it is U, RO, D and A as a leaf has them, and in the
-second word F frozen, I being split and B busy. AP, APX and nG of both words follow from those of the first, as in a
-shadow: nobody may access (AP 0) without A, nor write without D. They are written, and not looked at; nor is the second
-word, but for what makes it the section that is 1 MiB further. Linux has sections for its own memory alone, in domain 0,
-where nothing is ever accessed or dirty; tables are in its domain for the user, 1. A section of 16 MiB (bit 18), or one
-that the kernel may not execute (bit 0), is BAD.
+A section has no shadow, and no bit for software but the four that number its domain. So here all 16 domains are to
+have the rights of a client, DACR 0x55555555, and the number says nothing: it is U, RO, D and A as a leaf has them, and
+in the second word F frozen, I being split and B busy. AP, APX and nG of both words follow from those of the first, as
+in a shadow: nobody may access (AP 0) without A, nor write without D. They are written, and not looked at; nor is the
+rest of the second word, but that it is a section and its MiB an odd one. Linux has sections for its own memory alone,
+in domain 0, where nothing is ever accessed or dirty; tables are in its domain for the user, 1. A section of 16 MiB
+(bit 18), or one that the kernel may not execute (bit 0), is BAD. A TLB may keep that nobody may access a section, as
+it may keep that nobody may write: who faults although A or D is set flushes, and tries again.
 
 Software's entries are Linux's swap entries, in place of a leaf or in the first word of a pair. There I, F and B are
 where they are in a section:
@@ -57,7 +58,8 @@ P, A, D, RO, U, XN, SHARED, F = (1 << bit for bit in (0, 1, 6, 7, 8, 9, 10, 11))
 CACHED = 0b0111 << 2
 ADDRESS = 0xFFFF_F000
 SOURCE = (
-    "Arm Architecture Reference Manual, ARMv7-A and ARMv7-R (DDI 0406), B3.5, short-descriptor format, B3.7, memory access control; "
+    "Arm Architecture Reference Manual, ARMv7-A and ARMv7-R (DDI 0406), B3.5, short-descriptor format, B3.7, memory "
+    "access control; "
     "Linux arch/arm/include/asm/pgtable-2level.h, pgtable-2level-hwdef.h, pgtable.h, pgalloc.h, "
     "arch/arm/mm/proc-v7-2level.S"
 )
@@ -95,50 +97,52 @@ SHADOW = Shadow(
     ),
 )
 
-# Of one of the two words of an entry on top. A table has 1 KiB: in bits 11 and 10 of its address it is one of two
-KIND, TABLE, SECTION, LINUX_TABLE, OF_TWO = 0b11, 0b01, 0b10, 0b1_0001 | 1 << 5, 0b11 << 10
-SECTION_XN, SECTION_AP0, SECTION_AP1, SECTION_TEX0, SECTION_APX, SECTION_SHARED, SECTION_NOT_GLOBAL, SUPER = (
-    1 << bit for bit in (4, 10, 11, 12, 15, 16, 17, 18)
+# An entry on top is two words. What names a table of 1 KiB says in bits 11 and 10 of its address which of two it is
+KIND, TABLE, LINUX_TABLE, OF_TWO = 0b11, 0b01, 0b1_0001 | 1 << 5, 0b11 << 10
+
+# A section: U, RO and D are where a leaf has them
+SECTION, MIB, SUPERSECTION = 0b10, 1 << 20, 1 << 18
+SECTION_XN, SECTION_A, SECTION_AP0, SECTION_AP1, SECTION_TEX0, SECTION_APX, SECTION_SHARED, SECTION_NOT_GLOBAL = (
+    1 << bit for bit in (4, 5, 10, 11, 12, 15, 16, 17)
 )
-SECTION_A, SECTION_D, SECTION_RO, SECTION_U = (1 << bit for bit in (5, 6, 7, 8))
-SECTION_BYTES, SECTION_CACHED = 1 << 20, SECTION_SHARED | SECTION_TEX0 | 0b11 << 2
 
 
 def _pair(low: int, high: int) -> int:
     return low | high << 32
 
 
-SECTION_F, SPLITTING, BUSY = (_pair(0, 1 << bit) for bit in (6, 7, 8))
-
-KINDS = _pair(KIND, KIND)
-SECTIONS = _pair(SECTION, SECTION | SECTION_BYTES)
-SECTIONS_MASK = KINDS | _pair(1, 1) * (SUPER | SECTION_BYTES)
-"""Two that follow one another; the rest of their addresses is not compared."""
+def _both(word: int) -> int:
+    return _pair(word, word)
 
 
-def _of_section(flags: str) -> int:
-    """The bits of a pair of sections with these of u, w, a and d: software's, and what hardware makes of them."""
-    own = (SECTION_U if "u" in flags else 0) | (0 if "w" in flags else SECTION_RO)
-    own |= (SECTION_D if "d" in flags else 0) | (SECTION_A if "a" in flags else 0)
+SECTIONS = Pattern(_both(KIND | SUPERSECTION | MIB), _pair(SECTION, SECTION | MIB))
+"""Of an even and an odd MiB; the rest of their addresses is not compared."""
+SECTIONS_F, SPLITTING, BUSY = (_pair(0, 1 << bit) for bit in (6, 7, 8))
+
+
+def _sections(flags: str) -> int:
+    """What two sections hold with these of w, u, a and d: software's bits in the first, and hardware's in both."""
+    own = (0 if "w" in flags else RO) | (U if "u" in flags else 0)
+    own |= (SECTION_A if "a" in flags else 0) | (D if "d" in flags else 0)
     rights = SECTION_NOT_GLOBAL if "u" in flags else 0
     if "a" in flags:
         rights |= SECTION_AP0 | (SECTION_AP1 if "u" in flags else 0)
         rights |= 0 if {"w", "d"} <= set(flags) else SECTION_APX
-    return _pair(own | rights, rights)
+    return own | _both(rights)
 
 
 PAIR = Word(
     bytes=8,
-    present_mask=KINDS | SPLITTING,
-    frozen_present=SECTION_F,
-    frozen_absent=SECTION_F,
+    present_mask=_both(KIND) | SPLITTING,
+    frozen_present=SECTIONS_F,
+    frozen_absent=SECTIONS_F,
     attributes=(
         Choice(
-            SECTION_U | SECTION_RO | SECTION_D | SECTION_A,
-            tuple((_of_section(flags), flags) for flags in map("".join, product(*(("", letter) for letter in "wuad")))),
-            along=_pair(1, 1) * (SECTION_NOT_GLOBAL | SECTION_APX | SECTION_AP1 | SECTION_AP0),
+            U | RO | D | SECTION_A,
+            tuple((_sections(flags), flags) for flags in map("".join, product(*(("", letter) for letter in "wuad")))),
+            along=_both(SECTION_NOT_GLOBAL | SECTION_APX | SECTION_AP1 | SECTION_AP0),
         ),
-        Choice(SECTION_XN, ((_pair(SECTION_XN, SECTION_XN), ""), (0, "x")), along=_pair(0, SECTION_XN)),
+        Choice(SECTION_XN, ((_both(SECTION_XN), ""), (0, "x")), along=_pair(0, SECTION_XN)),
     ),
     soft=SOFT,
 )
@@ -171,15 +175,15 @@ ARM = Arch(
             word=PAIR,
             shift=21,
             bits=11,
-            table=Pattern(_pair(KIND | OF_TWO, KIND | OF_TWO), _pair(TABLE | 0b10 << 10, TABLE | 0b11 << 10)),
+            table=Pattern(_both(KIND | OF_TWO), _pair(TABLE | 0b10 << 10, TABLE | 0b11 << 10)),
             table_set=_pair(LINUX_TABLE | 0b10 << 10, LINUX_TABLE | 0b11 << 10),
-            leaf=Pattern(SECTIONS_MASK, SECTIONS),
-            leaf_set=SECTIONS | _pair(SECTION_CACHED, SECTION_CACHED),
+            leaf=SECTIONS,
+            leaf_set=SECTIONS.value | _both(SECTION_SHARED | SECTION_TEX0 | 0b11 << 2),
             address=Field(ADDRESS, copy_shift=32),
-            invalid=Pattern(SECTIONS_MASK | SPLITTING, SECTIONS & ~KINDS | SPLITTING),
-            invalid_clear=KINDS,
+            invalid=Pattern(SECTIONS.mask | SPLITTING, _pair(0, MIB) | SPLITTING),
+            invalid_clear=_both(KIND),
             invalid_set=SPLITTING,
-            busy=BUSY | SECTION_F,
+            busy=BUSY | SECTIONS_F,
         ),
     ),
 )

@@ -14,9 +14,9 @@
                    V   0               address of the table                           size of the table
 
 V valid, A accessed (the manual's reference), D dirty (change), S supervisor only, R read, RW read and write, X execute;
-F frozen: software's in a leaf. (In an entry for a table 61 to 53 are reserved, and not looked at.) The size of a table is
-how many bits index it: 5 for a leaf table of 64 KiB pages, which is 256 bytes long and by itself. Leaves map 4 or 64 KiB,
-2 MiB and 1 GiB.
+F frozen, software's in a leaf: in an entry for a table 61 to 53 are reserved, and not looked at. The size of a table is
+how many bits index it: 5 for a leaf table of 64 KiB pages, which is 256 bytes long and by itself. Leaves map 4 or 64
+KiB, 2 MiB and 1 GiB.
 
 When V is 0 hardware ignores the rest, but for A and D, which it may still set: an entry is empty all the same. A huge
 leaf that is being split has bit 61. Software's entries are Linux's swap entries:

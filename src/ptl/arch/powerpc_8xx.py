@@ -10,8 +10,8 @@
                   address of the table   0         U   A   0   size    WT      1
 
 Bits are numbered here from the lowest; in memory entries are big-endian. V valid; prot: 0 read and write, 1 no access,
-3 read only; D dirty (the manual's changed: hardware lets no store pass without), SH shared by all address spaces, CI not
-cached. These go into the TLB as they are. Software puts the others elsewhere on the way: X execute, A accessed, gd
+3 read only; D dirty (the manual's changed: hardware lets no store pass without), SH shared by all address spaces, CI
+not cached. These go into the TLB as they are. Software puts the others elsewhere on the way: X execute, A accessed, gd
 guarded, H and SPS the size of the page, which is 16 KiB with SPS and 512 KiB with both. An entry for a table says the
 rest: U user, and with size 3 that its pages are parts of one of 8 MiB. Pages larger than 4 KiB are runs of leaves, of
 which each has an address of its own. There are no leaves above level 1.
