@@ -394,15 +394,14 @@ cdef int64_t next_branch(Search *search) noexcept nogil:
 
 cdef int preemptions_at(Search *search, int64_t depth) noexcept nogil:
     """How many of the first choices took the turn from a thread that could have gone on."""
-    cdef int count = 0
+    cdef int count = 0, last = -1
     cdef int64_t i
     cdef Node *node
-    for i in range(1, depth + 1):
+    for i in range(depth + 1):
         node = &search.nodes[i]
-        if node.chosen < LAB_THREADS and node.chosen != search.nodes[i - 1].chosen and (
-            search.nodes[i - 1].chosen < LAB_THREADS and node.enabled >> search.nodes[i - 1].chosen & 1
-        ):
-            count += 1
+        if node.chosen < LAB_THREADS:
+            count += last >= 0 and <uint32_t> last != node.chosen and node.enabled >> last & 1
+            last = node.chosen
     return count
 
 

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
+from ptl._core import TABLE_USES
 from ptl._core import State as EntryState
+from ptl.arch import Entry
 from ptl.lab import machine, states
 from ptl.lab import schedule as schedules
 from ptl.lab.exploration import Laboratory, place_of, words_of
@@ -17,6 +19,8 @@ from ptl.lab.machine import State
 from ptl.lab.scenarios import Scenario
 
 Place = tuple[object, ...]
+ACCESSORS = ("load_shaped", "exchange_shaped", "entry_compare_exchange")
+"""Functions of the core that say no more than the step does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,27 +185,29 @@ def _in_limbo(table: int, waiting: frozenset[int]) -> str:
 
 
 def _tell_core(scenario: Scenario, laboratory: Laboratory, schedule: str, actors: Sequence[int]) -> Story:
-    model = laboratory.model
     steps: list[StoryStep] = []
-    pictures: list[Picture] = []
 
     def watch(seen: tuple[Any, ...]) -> None:
         actor, operation, kind, where, value, expected, found, changed, site = seen
-        thread = actor % schedules.THREADS
-        told = _Told(laboratory, kind, where, value, expected, found, changed)
-        name = str(scenario.operations[thread][min(operation, len(scenario.operations[thread]) - 1)])
-        pictures.append(_picture(laboratory))
+        if actor >= schedules.THREADS:
+            site = "store buffer"
+        elif site in ACCESSORS:
+            site = ""
         steps.append(
             StoryStep(
-                actor, told.text, site if actor < schedules.THREADS else "store buffer", name,
-                told.tables, bool(changed), pictures[-1],
+                actor=actor,
+                text=_text_of(laboratory, kind, where, value, expected, found, changed),
+                site=site,
+                operation=str(scenario.operations[actor % schedules.THREADS][operation]),
+                tables=_tables_of(laboratory, where, (found, value)),
+                is_change=changed,
+                picture=_picture(laboratory),
             )
-        )  # fmt: skip
+        )
 
-    failure = model.replay(actors, watch, judge=laboratory.judge)
-    begin = _first_picture(laboratory)
+    failure = laboratory.model.replay(actors, watch, judge=laboratory.judge)
     kind, detail = words_of(failure) if failure is not None else ("", "")
-    return Story(scenario, begin, tuple(steps), kind, detail, schedule)
+    return Story(scenario, _first_picture(laboratory), tuple(steps), kind, detail, schedule)
 
 
 def _first_picture(laboratory: Laboratory) -> Picture:
@@ -210,80 +216,80 @@ def _first_picture(laboratory: Laboratory) -> Picture:
     return Picture(now.tables, tuple(ThreadView(0, (), (), False, False) for _ in now.threads), now.limbo)
 
 
-class _Told:
+def _text_of(
+    laboratory: Laboratory, kind: str, where: Place, value: int, expected: int, found: int, changed: bool
+) -> str:
     """A step of the core in words."""
+    place = place_of(where)
+    before, after = _word(laboratory, where, found), _word(laboratory, where, value)
+    match kind:
+        case "load":
+            return f"load {place}: {before}"
+        case "store":
+            return f"{place} = {after}"
+        case "exchange":
+            return f"{place}: {before} -> {after}"
+        case "compare_exchange" if found != expected:
+            return f"{place} is {before}, not {_word(laboratory, where, expected)}"
+        case "compare_exchange":
+            return f"{place}: {before} -> {after}" if changed else f"{place} is {before}"
+        case "add":
+            return f"{place} + {_signed(value)}" if changed else f"read {place}: {before}"
+        case "lock":
+            return f"lock {place.removesuffix(' lock')}"
+        case "again":
+            return "walk again"
+        case "park" | "unpark":
+            return f"{kind} at {place}"
+    return kind
 
-    def __init__(
-        self, laboratory: Laboratory, kind: str, where: Place, value: int, expected: int, found: int, changed: bool
-    ) -> None:
-        self._laboratory = laboratory
-        place = place_of(where)
-        tables = {cast(int, where[1])} if where and where[0] in ("entry", "table") else set()
-        if where and where[0] == "entry":
-            level = cast(int, where[2])
-            tables |= {each for raw in (found, value) if (each := self._table_named(raw, level)) is not None}
-        self.tables = frozenset(tables)
-        before, after = self._word(where, found), self._word(where, value)
-        match kind:
-            case "load":
-                self.text = f"load {place}: {before}"
-            case "store":
-                self.text = f"{place} = {after}"
-            case "exchange":
-                self.text = f"{place}: {before} -> {after}"
-            case "compare_exchange":
-                if found == expected:
-                    self.text = f"{place}: {before} -> {after}" if changed else f"{place} is {before}"
-                else:
-                    self.text = f"{place} is {before}, not {self._word(where, expected)}"
-            case "add":
-                self.text = f"{place} + {_signed(value)}" if changed else f"read {place}: {before}"
-            case "lock":
-                self.text = f"lock {place.removesuffix(' lock')}"
-            case "again":
-                self.text = "walk again"
-            case "park" | "unpark":
-                self.text = f"{kind} at {place}"
-            case _:
-                self.text = kind
 
-    def _table_named(self, raw: int, level: int) -> int | None:
-        table = self._laboratory.table
-        entry = table.arch.decode(raw, level)
-        if entry.state is EntryState.TABLE and entry.pa is not None:
-            return (entry.pa - table.frames.base) // table.frames.frame_bytes
-        return None
+def _tables_of(laboratory: Laboratory, where: Place, raws: Sequence[int]) -> frozenset[int]:
+    """The tables that a step is about: the one that is touched, and those that the values name."""
+    match where:
+        case ("table", int(number), _):
+            return frozenset({number})
+        case ("entry", int(number), int(level), _):
+            entries = (laboratory.table.arch.decode(raw, level) for raw in raws)
+            named = {_number(laboratory, entry) for entry in entries if entry.state is EntryState.TABLE}
+            return frozenset({number} | named)
+    return frozenset()
 
-    def _word(self, where: Place, raw: int) -> str:
-        """A value as it is to be read at that place."""
-        match where:
-            case ("entry", _, level, _):
-                return entry_text(self._laboratory, raw, cast(int, level)) or "empty"
-            case ("table", _, "use"):
-                return ("unused", "free", "private", "live", "retired", "data", "data")[raw]
-            case ("table", _, "lock"):
-                return "free" if raw == 0 else "held"
-            case ("record", _, "section"):
-                depth = raw & 0xFFFF
-                return f"inside since {raw >> 16}" if depth else "outside"
-            case ("the epoch",):
-                return str(raw >> 16)
-            case ("limbo",):
-                return "empty" if raw == 0 else "a table"
-        return f"{raw:#x}" if raw > 9 else str(raw)
+
+def _word(laboratory: Laboratory, where: Place, raw: int) -> str:
+    """A value as it is to be read at that place."""
+    match where:
+        case ("entry", _, int(level), _):
+            return entry_text(laboratory, raw, level) or "empty"
+        case ("table", _, "use"):
+            return TABLE_USES[raw]
+        case ("table", _, "lock"):
+            return "free" if raw == 0 else "held"
+        case ("record", _, "section"):
+            return f"inside since {raw >> 16}" if raw & 0xFFFF else "outside"
+        case ("the epoch",):
+            return str(raw >> 16)
+        case ("limbo",):
+            return "empty" if raw == 0 else "a table"
+    return f"{raw:#x}" if raw > 9 else str(raw)
+
+
+def _number(laboratory: Laboratory, entry: Entry) -> int:
+    """The table that an entry names."""
+    assert entry.pa is not None
+    frames = laboratory.table.frames
+    return (entry.pa - frames.base) // frames.frame_bytes
 
 
 def entry_text(laboratory: Laboratory, raw: int, level: int) -> str:
     """An entry as a picture shows it; nothing for an empty one."""
-    table = laboratory.table
-    entry = table.arch.decode(raw, level)
+    entry = laboratory.table.arch.decode(raw, level)
     ice = "*" if entry.frozen and entry.state is not EntryState.BUSY else ""
     match entry.state:
         case EntryState.EMPTY:
             return ice
         case EntryState.TABLE:
-            assert entry.pa is not None
-            return f"table {(entry.pa - table.frames.base) // table.frames.frame_bytes}"
+            return f"table {_number(laboratory, entry)}"
         case EntryState.HUGE:
             word = "huge" if level > 1 else "page"
             used = "".join(letter for letter in "ad" if letter in (entry.flags or ""))
@@ -311,7 +317,7 @@ def _picture(laboratory: Laboratory) -> Picture:
         ThreadView(
             depth,
             tuple(place_of(each) for each in held if each and each[0] != "table"),
-            tuple(f"{place_of(where)} = {value:#x}" for where, value in buffer),
+            tuple(f"{place_of(where)} = {_word(laboratory, where, value)}" for where, value in buffer),
             waits,
             done,
         )
