@@ -400,7 +400,8 @@ cdef int preemptions_at(Search *search, int64_t depth) noexcept nogil:
     for i in range(depth + 1):
         node = &search.nodes[i]
         if node.chosen < LAB_THREADS:
-            count += last >= 0 and <uint32_t> last != node.chosen and node.enabled >> last & 1
+            if last >= 0 and <uint32_t> last != node.chosen and node.enabled >> last & 1:
+                count += 1
             last = node.chosen
     return count
 
