@@ -183,7 +183,7 @@ cdef void lab_step(ptl_step *step) noexcept nogil:
         return
     thread = &lab.threads[lab.running]
     if step.kind == PTL_LOAD_OWN:
-        step.found = own_value(thread, step)
+        step.found = own_value(thread, step.address, step.bits)
         return
     if step.kind == PTL_LOCK and lab.is_inside:
         step.found = 0
@@ -195,15 +195,13 @@ cdef void lab_step(ptl_step *step) noexcept nogil:
     ptl_fiber_yield(&thread.fiber)
 
 
-cdef uint64_t own_value(LabThread *thread, ptl_step *step) noexcept nogil:
+cdef uint64_t own_value(const LabThread *thread, void *address, uint32_t bits) noexcept nogil:
     """What this thread sees of an address: its own newest store that is still in the buffer, or what is in memory."""
     cdef int i
     for i in range(<int> thread.buffer_count - 1, -1, -1):
-        if thread.buffer[i].address is step.address:
+        if thread.buffer[i].address is address:
             return thread.buffer[i].value
-    if step.bits == 32:
-        return (<uint32_t *> step.address)[0]
-    return (<uint64_t *> step.address)[0]
+    return value_at(address, bits)
 
 
 cdef void lab_thread_run(void *argument) noexcept nogil:
@@ -524,7 +522,7 @@ cdef bint is_enabled(Lab *lab, LabThread *thread) noexcept nogil:
         return thread.buffer_count == 0
     if step.kind == PTL_AGAIN or step.kind == PTL_SLEEP:
         for i in range(loop_of(thread, step).begun, thread.read_count):
-            if value_at(thread.reads[i].address, thread.reads[i].bits) != thread.reads[i].value:
+            if own_value(thread, thread.reads[i].address, thread.reads[i].bits) != thread.reads[i].value:
                 return True
         return False
     return True
@@ -623,7 +621,7 @@ cdef bint step_do(Lab *lab, uint32_t actor, LabThread *thread, ptl_step *step) n
         return True
     if step.kind == PTL_STORE or step.kind == PTL_ADD_OWN:
         if step.kind == PTL_ADD_OWN:
-            step.value += own_value(thread, step)
+            step.value += own_value(thread, step.address, step.bits)
         check_section(lab, thread, step)
         if lab.is_tso:
             buffer_put(lab, actor, thread, step)
@@ -631,7 +629,7 @@ cdef bint step_do(Lab *lab, uint32_t actor, LabThread *thread, ptl_step *step) n
         step.kind = PTL_STORE
         ptl_perform(step)
     elif step.kind == PTL_LOAD:
-        step.found = own_value(thread, step)
+        step.found = own_value(thread, step.address, step.bits)
         touch(lab, key_of(lab, step.address), False, False)
         touch_table(lab, step.address, 0, 0)
         read_remember(lab, thread, step, step.found)
@@ -695,6 +693,7 @@ cdef void buffer_put(Lab *lab, uint32_t actor, LabThread *thread, ptl_step *step
     cdef Buffered *entry = &thread.buffer[thread.buffer_count]
     entry.address, entry.value, entry.bits = step.address, step.value, step.bits
     entry.event = lab.steps
+    step.found = step.value                             # nothing has changed yet
     thread.buffer_count += 1
     thread.stored += 1
     touch(lab, stored_key(actor), True, False)

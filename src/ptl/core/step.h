@@ -33,7 +33,6 @@ enum ptl_step_kind {
     PTL_AGAIN,        /* enabled when something that was read since the last turn has changed */
     PTL_SLEEP,        /* the same, or when nobody else can do anything */
     PTL_BEGIN,        /* of an operation: the lab's own */
-    PTL_DONE,         /* a thread has nothing more to do: the lab's own */
 };
 
 enum ptl_step_order { PTL_RELAXED = 0, PTL_ACQUIRE, PTL_RELEASE, PTL_ACQUIRE_RELEASE, PTL_FULL };

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, cast
 
 from ptl import arch as architectures
-from ptl._core import EpochDomain, Frames, InvariantError, Model, PageTable, Tlb
+from ptl._core import UNMAPPED, EpochDomain, Frames, InvariantError, Model, PageTable, Tlb
 from ptl.lab import schedule as schedules
 from ptl.lab import states
 from ptl.lab.machine import State
@@ -24,6 +24,7 @@ Setup: TypeAlias = Callable[[PageTable], object]
 Invariant: TypeAlias = Callable[[PageTable], str | None]
 """Called at each new state of rest: None, or what is wrong."""
 
+NO_SERIAL_ORDER = "no serial order gives this result"
 SHORTEN_EXECUTIONS = 20_000
 """How many executions are spent on each number of preemptions to find a schedule with fewer."""
 
@@ -155,6 +156,8 @@ class Laboratory:
             verdict = "failed"
             kind, detail = words_of(told["failure"])
             text = self._shortest(told["schedule"], kind) if shorten else schedules.text_of(told["schedule"])
+            if kind == NO_SERIAL_ORDER:
+                detail = self._returned(text)
         return Exploration(
             engine="core",
             verdict=verdict,
@@ -190,6 +193,16 @@ class Laboratory:
         if self._fails([*parts[:-1], (parts[-1][0], 1)], kind):
             parts[-1] = parts[-1][0], 1
         return schedules.text_of(schedules.actors_of(parts))
+
+    def _returned(self, schedule: str) -> str:
+        """What each operation returned under a schedule: pages as addresses, everything else as the C level says it."""
+        self.model.replay(schedules.parse(schedule), None)
+        words = []
+        for letter, operations, results in zip(schedules.LETTERS, self.threads, self.model.results(), strict=False):
+            for operation, result in zip(operations, results, strict=False):
+                told = "nothing mapped" if result == UNMAPPED else f"{result:#x}"
+                words.append(f"{letter}: {operation} gives {told}")
+        return "; ".join(words)
 
     def _fails(self, parts: Sequence[tuple[int, int]], kind: str) -> bool:
         failure = self.model.replay(schedules.actors_of(parts), None, judge=self.judge)
