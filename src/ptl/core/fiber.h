@@ -18,6 +18,7 @@
 #include <string.h>
 
 #if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 #if defined(__SANITIZE_THREAD__)
@@ -141,6 +142,7 @@ static void ptl_fiber_start(ptl_fiber *fiber, void (*run)(void *), void *argumen
 #endif
 #if defined(__SANITIZE_ADDRESS__)
     fiber->fake = NULL;
+    ASAN_UNPOISON_MEMORY_REGION(fiber->stack, PTL_FIBER_BYTES); /* what was forgotten had its own red zones */
 #endif
 #if defined(__SANITIZE_THREAD__)
     if (fiber->tsan)
