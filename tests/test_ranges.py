@@ -280,3 +280,18 @@ def test_protect_counts_what_changed():
     assert pt.protect(0, HUGE, "rw") == 0
     assert pt.protect(0, HUGE, "rwd") == PAGE
     assert [pt.lookup(va).flags for va in (0, 2 * PAGE)] == ["rwd", "rwad"]
+
+
+# -- addresses in two pieces ------------------------------------------------------------------------------------------
+
+CUT = {"arm64_64k_va52": 1 << 48, "arm64_4k_va52": 1 << 50}
+"""Formats whose entries hold an address in two pieces, and the physical address at which the second begins."""
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_a_run_of_frames_may_cross_the_address_at_which_entries_cut_it(name):
+    pt = ptl.PageTable(name)
+    page, huge = pt.arch.page_sizes[:2]
+    pa = CUT[name] - 4 * page
+    pt.map(huge, pa, huge, "rw")
+    assert [pt.translate(huge + offset) - pa for offset in range(0, huge, page)] == list(range(0, huge, page))

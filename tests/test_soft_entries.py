@@ -417,3 +417,18 @@ def test_an_entry_whose_pages_have_no_offsets_is_refused_in_place_of_a_huge_leaf
         assert pt.exchange(va, arch.encode_soft(0, arch.soft_offsets - pages - 1, level)) == leaf
         assert pt.split(va, arch.page_sizes[0]) is Outcome.DONE
     pt.check()
+
+
+@pytest.mark.parametrize("name", WITH_HUGE_LEAVES)
+def test_what_would_read_as_busy_while_it_is_frozen_is_refused_in_place_of_a_huge_leaf(name):
+    arch = architecture(name)
+    level, word = arch.level(2), arch.level(2).word
+    raw = level.busy & ~word.frozen_absent
+    if level.leaf is None or raw == level.busy or arch.decode(raw, 2).state is not State.SOFT:
+        pytest.skip(f"{name} has nothing that freezing turns into BUSY")
+    pt = ptl.PageTable(arch)
+    pt.map(level.span, 0, level.span, "rw")
+    leaf = pt.lookup(level.span).raw
+    with pytest.raises(FormatError):
+        pt.compare_exchange(level.span, leaf, raw, level=2)
+    assert pt.lookup(level.span).raw == leaf

@@ -1218,10 +1218,16 @@ cdef inline bint fits(const LevelFormat *level, uint64_t raw) noexcept nogil:
     return level.entry_shift == 3 or raw >> 32 == 0
 
 
+cdef inline int when_frozen(Tree *tree, uint32_t level, uint64_t raw) noexcept nogil:
+    """The state of an entry while somebody has frozen it: with one bit more, software's own may read as BUSY."""
+    return classify(&tree.format, level, raw | frozen_bit(&tree.format.level[level], raw))
+
+
 cdef bint is_settable(Tree *tree, uint32_t level, uint64_t raw) noexcept nogil:
-    """Only what leaves a slot in the same kind of state may be stored by hand."""
+    """Only what leaves a slot in the same kind of state may be stored by hand, and stays in it when it is frozen."""
+    cdef const LevelFormat *own = &tree.format.level[level]
     cdef int state = classify(&tree.format, level, raw)
-    if is_frozen(&tree.format.level[level], raw) or not fits(&tree.format.level[level], raw):
+    if is_frozen(own, raw) or not fits(own, raw) or when_frozen(tree, level, raw) != state:
         return False
     if state == SOFT:
         return tree.format.level[level].has_leaf and soft_run_fits(&tree.format, level, raw)
@@ -1240,6 +1246,8 @@ cdef int check_settable(PageTable pt, uint32_t level, uint64_t raw) except -1:
     if not is_settable(pt.tree, level, raw):
         state = state_of(classify(&pt.tree.format, level, raw)).name
         frozen = " and frozen" if is_frozen(&pt.tree.format.level[level], raw) else ""
+        if state == "SOFT" and not frozen and when_frozen(pt.tree, level, raw) != SOFT:
+            raise FormatError(f"entry {raw:#x} would be something else on level {level} while it is frozen")
         if state == "SOFT" and not frozen and pt.tree.format.level[level].has_leaf:
             raise FormatError(f"entry {raw:#x} has no offsets left for all pages of level {level}")
         needed = "a leaf or a software entry" if level > 1 else "a leaf, a software entry or an empty one"

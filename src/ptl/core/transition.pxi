@@ -122,6 +122,8 @@ cdef void table_fill_leaves(
             (<uint64_t *> entry)[i] = raw + i * step
         return
     for i in range(format.entries):
+        if format.high_mask:        # in two pieces: a sum would carry out of the lower one into what lies above it
+            raw = leaf_make(format, pa + (i << format.shift), bits)
         entry_store_private(entry, run_marked(run, raw), format)
         entry += <uint64_t> 1 << format.entry_shift
         raw += step
