@@ -14,6 +14,23 @@ test: .venv-test/done        ## the whole test suite, against the installed pack
 test-qemu: .venv-test/done   ## page tables judged by QEMU's CPUs, as far as qemu-system-* are installed
 	.venv-test/bin/python -m pytest --numprocesses=auto tests/qemu $(PYTEST_ARGS)
 
+models: .venv-test/done      ## every state of the protocols' models, by Spin, and every number of the formats, by z3
+	.venv-test/bin/pip install --quiet --group proof
+	.venv-test/bin/python -m pytest -m exhaustive tests/models tests/proof $(PYTEST_ARGS)
+
+# The interpreter is not instrumented, so the sanitizer's library is loaded before it, at addresses that do not vary.
+THREADS := tests/test_threads.py tests/test_epochs.py tests/test_handles.py tests/test_shootdown.py tests/test_frames.py
+UNDER = setarch -R env LD_PRELOAD="$(foreach library,$(1),$(shell $(CC) -print-file-name=$(library)))" PTL_STRESS=1
+
+test-tsan: .venv-tsan/done   ## the tests with threads, under ThreadSanitizer
+	$(call UNDER,libtsan.so) TSAN_OPTIONS="halt_on_error=1 die_after_fork=0 exitcode=66" \
+		.venv-tsan/bin/python -m pytest -p no:faulthandler $(THREADS) $(PYTEST_ARGS)
+
+test-asan: .venv-asan/done   ## the same under Address- and UndefinedBehaviorSanitizer, free tables forbidden, leaks at exit
+	$(call UNDER,libasan.so libubsan.so) UBSAN_OPTIONS="halt_on_error=1 print_stacktrace=1" \
+		ASAN_OPTIONS="detect_leaks=1 malloc_context_size=2" LSAN_OPTIONS="suppressions=tests/leaks-of-python.txt" \
+		.venv-asan/bin/python -m pytest -p no:faulthandler $(THREADS) $(PYTEST_ARGS)
+
 bench: .venv-bench/done      ## the benchmark suite: ptl beside its peers; tables, and bench.html
 	.venv-bench/bin/ptl bench --html bench.html $(BENCH_ARGS)
 
@@ -54,6 +71,14 @@ PEERS := numpy BTrees cereggii unicorn volatility3
 		.venv-bench/bin/pip install --quiet --disable-pip-version-check --only-binary :all: $$peer || echo "without $$peer"; done
 	touch $@
 
+.venv-tsan/done: SANITIZE = thread
+.venv-asan/done: SANITIZE = address,undefined
+.venv-tsan/done .venv-asan/done: $(SOURCES)
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	PTL_SANITIZE=$(SANITIZE) PTL_OPTIMIZE=-O1 $(@D)/bin/pip install --quiet --no-cache-dir --group test-core ".[cli,mm]"
+	touch $@
+
 .venv-lint/done: $(SOURCES)
 	$(PYTHON) -m venv .venv-lint
 	.venv-lint/bin/python -m pip install --quiet --upgrade "pip>=25.1"
@@ -61,4 +86,4 @@ PEERS := numpy BTrees cereggii unicorn volatility3
 	touch $@
 
 clean:
-	rm -rf .venv-demo .venv-test .venv-bench .venv-lint build dist src/*.egg-info race.html bench.html
+	rm -rf .venv-demo .venv-test .venv-bench .venv-tsan .venv-asan .venv-lint build dist src/*.egg-info race.html bench.html

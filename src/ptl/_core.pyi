@@ -118,6 +118,8 @@ class EpochDomain:
 
 default_domain: Final[EpochDomain]
 
+def fail_allocation(n: SupportsIndex, /) -> None: ...
+
 # -- frames -----------------------------------------------------------------------------------------------------------
 
 class Frames:

@@ -14,7 +14,7 @@ from cpython.buffer cimport (
 )
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
-from libc.stdlib cimport calloc, free
+from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 
 import gc
@@ -114,9 +114,11 @@ cdef extern from "core/system.h" nogil:
     enum: MAP_ANONYMOUS
     enum: MAP_NORESERVE
     void *MAP_FAILED
-    void *mmap(void *, size_t, int, int, int, int64_t)
+    void *mmap "ptl_mmap"(void *, size_t, int, int, int, int64_t)
     int munmap(void *, size_t)
-    int posix_memalign(void **, size_t, size_t)
+    void *calloc "ptl_calloc"(size_t, size_t)
+    int posix_memalign "ptl_memalign"(void **, size_t, size_t)
+    void let_allocation_fail "ptl_fail_allocation"(uint32_t)
     int sched_yield()
     ctypedef struct pthread_key_t:
         pass
@@ -138,6 +140,8 @@ cdef extern from "core/system.h" nogil:
     bint is_faulty "ptl_is_faulty"(uint32_t)
     bint choose_fault "ptl_choose_fault"(uint32_t)
     void advise_huge "ptl_advise_huge"(char *, size_t)
+    void forbid "ptl_forbid"(const char *, size_t)
+    void allow "ptl_allow"(const char *, size_t)
 
 include "core/words.pxi"
 include "core/faults.pxi"

@@ -49,3 +49,9 @@ FAULTS = {
 
 if "PTL_FAULT" in os.environ and not choose_fault(FAULTS[os.environ["PTL_FAULT"]]):
     raise ImportError("PTL_FAULT needs a build with PTL_FAULTS=1")
+
+
+def fail_allocation(n, /):
+    """Let the n-th allocation that this thread asks the system for from now on fail; 0 for none. For tests, in every build."""
+    cdef uint64_t count = as_count(n, "n")
+    let_allocation_fail(<uint32_t> min(count, <uint64_t> 0xffffffff))

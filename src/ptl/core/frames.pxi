@@ -23,6 +23,7 @@ cdef enum:
     GROW_BYTES = 2 * 1024 * 1024    # data is cut from the middle in pieces of at least this, so that it can merge
 
 cdef struct Block:
+    char *memory                    # NULL when the Frames object has given it back
     Table *tables                   # one descriptor a frame
     uint64_t base                   # physical address of the first byte
     uint64_t bytes
@@ -137,6 +138,8 @@ cdef inline void table_push(Block *block, Table *table) noexcept nogil:
     table.link = block.free_tables[table.order]
     block.free_tables[table.order] = table
     block.free_count[table.order] += 1
+    if block.memory is not NULL:
+        forbid(block.memory + table_offset(block, table), block_frame_bytes(block) << table.order)
 
 
 cdef bint tables_ensure(Block *block, uint32_t order, uint64_t count) noexcept nogil:
@@ -376,11 +379,12 @@ cdef void block_let_go(Block *block) noexcept nogil:
     free(block)
 
 
-cdef Block *block_make(uint64_t bytes, uint64_t base, uint32_t frame_shift) noexcept nogil:
+cdef Block *block_make(char *memory, uint64_t bytes, uint64_t base, uint32_t frame_shift) noexcept nogil:
     """A block of that many bytes; NULL when there is no memory for its descriptors."""
     cdef Block *block = <Block *> calloc(1, sizeof(Block))
     if block is NULL:
         return NULL
+    block.memory = memory
     block.bytes = bytes
     block.base = base
     block.frame_shift = frame_shift
@@ -398,6 +402,14 @@ cdef Block *block_make(uint64_t bytes, uint64_t base, uint32_t frame_shift) noex
     (&blocks)[0] = block
     lock_release(&blocks_lock)
     return block
+
+
+cdef void block_give_back_memory(Block *block) noexcept nogil:
+    """What is still in limbo returns to a block without memory."""
+    mutex_acquire(&block.lock)
+    allow(block.memory, block.bytes)
+    block.memory = NULL
+    lock_release(&block.lock)
 
 
 cdef void *map_memory(uint64_t bytes) noexcept nogil:
@@ -496,7 +508,7 @@ cdef class Frames:
             raise ValueError(f"size {bytes:#x} from base {first:#x} runs past the end of the physical addresses")
         self.domain = default_domain if domain is None else domain
         self.memory = self.map_backing(backing, bytes)
-        self.block = block_make(bytes, first, count_trailing_zeros(granule))
+        self.block = block_make(self.memory, bytes, first, count_trailing_zeros(granule))
         if self.block is NULL:
             self.unmap_backing(bytes)
             raise MemoryError(f"no memory to describe {bytes:#x} bytes of frames")
@@ -549,6 +561,7 @@ cdef class Frames:
         cdef uint64_t bytes
         if self.block is not NULL:
             bytes = self.block.bytes
+            block_give_back_memory(self.block)
             block_let_go(self.block)
             self.unmap_backing(bytes)
 

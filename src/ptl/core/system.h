@@ -67,6 +67,27 @@ static inline void ptl_advise_huge(char *memory, size_t bytes)
 #endif
 }
 
+/* With the address sanitizer a table that is free is out of bounds, so that a late reader is an error even though the
+ * memory is a table for ever. */
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#define PTL_FORBID(memory, bytes) __asan_poison_memory_region(memory, bytes)
+#define PTL_ALLOW(memory, bytes) __asan_unpoison_memory_region(memory, bytes)
+#else
+#define PTL_FORBID(memory, bytes) ((void)(memory), (void)(bytes))
+#define PTL_ALLOW(memory, bytes) ((void)(memory), (void)(bytes))
+#endif
+
+static inline void ptl_forbid(const char *memory, size_t bytes)
+{
+    PTL_FORBID(memory, bytes);
+}
+
+static inline void ptl_allow(const char *memory, size_t bytes)
+{
+    PTL_ALLOW(memory, bytes);
+}
+
 static inline uint64_t ptl_now_ns(void)
 {
     struct timespec now;
@@ -231,6 +252,45 @@ static inline void ptl_membarrier_at(const char *site)
 #define ptl_unpark_next(word) ptl_unpark_next_at(word, __func__)
 #define ptl_unpark_all(word) ptl_unpark_all_at(word, __func__)
 #define ptl_membarrier() ptl_membarrier_at(__func__)
+
+/* -- memory, and running out of it -------------------------------------------------------------------------------- */
+/* The n-th allocation of this thread from now on fails, when a test has asked for it: never on a hot path, which
+ * allocates nothing. */
+
+#if defined(__linux__)
+static __thread uint32_t ptl_allocations_left __attribute__((tls_model("initial-exec")));
+#else
+static __thread uint32_t ptl_allocations_left;
+#endif
+
+static inline void ptl_fail_allocation(uint32_t n)
+{
+    ptl_allocations_left = n;
+}
+
+static inline int ptl_is_out_of_memory(void)
+{
+    return ptl_allocations_left != 0 && --ptl_allocations_left == 0;
+}
+
+static inline void *ptl_calloc(size_t count, size_t bytes)
+{
+    return ptl_is_out_of_memory() ? NULL : calloc(count, bytes);
+}
+
+static inline int ptl_memalign(void **memory, size_t alignment, size_t bytes)
+{
+    return ptl_is_out_of_memory() ? ENOMEM : posix_memalign(memory, alignment, bytes);
+}
+
+static inline void *ptl_mmap(void *where, size_t bytes, int protection, int flags, int file, int64_t offset)
+{
+    if (ptl_is_out_of_memory()) {
+        errno = ENOMEM;
+        return MAP_FAILED;
+    }
+    return mmap(where, bytes, protection, flags, file, offset);
+}
 
 /* -- faults that a test puts in (faults.pxi) ---------------------------------------------------------------------- */
 
