@@ -3,7 +3,7 @@
 PYTHON ?= python3
 SOURCES := $(shell find src setup.py pyproject.toml -type f -not -name '*.so' -not -path '*.egg-info*' -not -path '*__pycache__*')
 
-.PHONY: demo test test-qemu bench bench-single lint clean
+.PHONY: demo test test-qemu test-tsan test-asan models bench bench-single lint clean
 
 demo: .venv-demo/done        ## the main job: race this process's address space under each locking policy
 	.venv-demo/bin/ptl race --html race.html
