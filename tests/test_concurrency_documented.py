@@ -1,0 +1,63 @@
+"""The promise: docs/concurrency.md lists every access to shared memory that the core makes, and no other."""
+
+from __future__ import annotations
+
+import re
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+CORE = ROOT / "src" / "ptl" / "core"
+THE_LABS_OWN = {"explore.pxi", "model.pxi"}
+CALL = re.compile(
+    r"\b(load_relaxed|load_acquire|load_own|store_relaxed|store_release|store_then_barrier|exchange|compare_exchange"
+    r"|fetch_add_relaxed|fetch_add|count)(?:_unhooked)?(_pointer|_32|_64)\((?:<[^>]*> )?&?([\w.\[\]]+)"
+)
+FENCE = re.compile(r"\bfull_barrier\(\)")
+
+pytestmark = pytest.mark.skipif(not CORE.is_dir(), reason="the core's source is not beside the tests")
+
+
+def made() -> dict[tuple[str, str], str]:
+    """(word, call) of each access, and a place where it is made."""
+    found = {}
+    for path in sorted(CORE.glob("*.pxi")):
+        if path.name in THE_LABS_OWN:
+            continue
+        for number, line in enumerate(path.read_text().split("\n"), 1):
+            for name, kind, word in CALL.findall(line):
+                call = name + (kind if kind == "_pointer" else "")
+                found[re.split(r"[.\]]", word)[-1], call] = f"{path.name}:{number}"
+    return found
+
+
+def documented() -> set[tuple[str, str]]:
+    """(word, call) of each access that the table of section 3 has; a row without a word goes on with the last."""
+    text = (ROOT / "docs" / "concurrency.md").read_text()
+    section = text.split("\n## 3.")[1].split("\n## 4.")[0]
+    found: set[tuple[str, str]] = set()
+    words: list[str] = []
+    for line in section.split("\n"):
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) == 5:
+            words = re.findall(r"`(\w+)`", cells[0]) or ([] if cells[0] else words)
+            found |= set(product(words, re.findall(r"`(\w+)`", cells[1])))
+    return found
+
+
+def test_every_access_is_in_the_table():
+    missing = {pair: where for pair, where in made().items() if pair not in documented()}
+    assert not missing
+
+
+def test_the_table_has_no_word_that_is_not_accessed():
+    assert {word for word, _ in documented()} <= {word for word, _ in made()}
+
+
+def test_the_fences_are_where_it_says():
+    found = {
+        path.name for path in CORE.glob("*.pxi") if path.name not in THE_LABS_OWN and FENCE.search(path.read_text())
+    }
+    assert found == {"epoch.pxi", "cpu.pxi"}
