@@ -24,12 +24,12 @@ UNDER = setarch -R env LD_PRELOAD="$(foreach library,$(1),$(shell $(CC) -print-f
 
 test-tsan: .venv-tsan/done   ## the tests with threads, under ThreadSanitizer
 	$(call UNDER,libtsan.so) TSAN_OPTIONS="halt_on_error=1 die_after_fork=0 exitcode=66" \
-		.venv-tsan/bin/python -m pytest -p no:faulthandler $(THREADS) $(PYTEST_ARGS)
+		.venv-tsan/bin/python -m pytest --capture=sys $(THREADS) $(PYTEST_ARGS)
 
 test-asan: .venv-asan/done   ## the same under Address- and UndefinedBehaviorSanitizer, free tables forbidden, leaks at exit
 	$(call UNDER,libasan.so libubsan.so) UBSAN_OPTIONS="halt_on_error=1 print_stacktrace=1" \
 		ASAN_OPTIONS="detect_leaks=1 malloc_context_size=2" LSAN_OPTIONS="suppressions=tests/leaks-of-python.txt" \
-		.venv-asan/bin/python -m pytest -p no:faulthandler $(THREADS) $(PYTEST_ARGS)
+		.venv-asan/bin/python -m pytest --capture=sys $(THREADS) $(PYTEST_ARGS)
 
 bench: .venv-bench/done      ## the benchmark suite: ptl beside its peers; tables, and bench.html
 	.venv-bench/bin/ptl bench --html bench.html $(BENCH_ARGS)

@@ -96,13 +96,43 @@ def truth(value: Any) -> bool | z3.BoolRef:
     return bool(value)
 
 
+class Either:
+    """A pointer that is one or the other: to a structure, or NULL, which is None."""
+
+    def __init__(self, condition: z3.BoolRef, yes: Any, no: Any):
+        self.condition, self.yes, self.no = condition, yes, no
+
+    def is_the(self, other: Any) -> bool | z3.BoolRef:
+        return choose(self.condition, is_the_same(self.yes, other), is_the_same(self.no, other))
+
+    def __getattr__(self, name: str) -> Any:
+        return choose(self.condition, field_of(self.yes, name), field_of(self.no, name))
+
+
+def is_the_same(pointer: Any, other: Any) -> bool | z3.BoolRef:
+    """Whether two pointers are equal."""
+    return pointer.is_the(other) if isinstance(pointer, Either) else pointer is other
+
+
+def field_of(pointer: Any, name: str) -> Any:
+    """A field of what a pointer points to; of NULL any value, for nobody looks."""
+    return 0 if pointer is None else getattr(pointer, name)
+
+
 def choose(condition: bool | z3.BoolRef, yes: Any, no: Any) -> Any:
     """The value of a C conditional."""
     if isinstance(condition, bool):
         return yes if condition else no
-    if isinstance(yes, (bool, z3.BoolRef)) and isinstance(no, (bool, z3.BoolRef)):
+    if isinstance(yes, bool | z3.BoolRef) and isinstance(no, bool | z3.BoolRef):
         return z3.If(condition, yes, no)
+    if not all(isinstance(value, Number | int | z3.BoolRef) for value in (yes, no)):
+        return Either(condition, yes, no)
     return Number(z3.If(condition, Number.of(yes).term, Number.of(no).term))
+
+
+def negated(value: bool | z3.BoolRef) -> bool | z3.BoolRef:
+    """C's `not` of what is a truth already."""
+    return not value if isinstance(value, bool) else z3.Not(value)
 
 
 def select(sequence: list, index: Any) -> Any:
@@ -170,7 +200,7 @@ OPERATORS = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.BitAnd: operator.and_,
     ast.BitOr: operator.or_, ast.BitXor: operator.xor, ast.LShift: operator.lshift, ast.RShift: operator.rshift,
     ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt,
-    ast.GtE: operator.ge, ast.Is: operator.is_, ast.IsNot: operator.is_not,
+    ast.GtE: operator.ge, ast.Is: is_the_same, ast.IsNot: lambda a, b: negated(is_the_same(a, b)),
     ast.Invert: operator.invert, ast.USub: operator.neg,
 }  # fmt: skip
 
@@ -179,7 +209,9 @@ class Core:
     """The functions of some parts of the core, on symbols: `core.classify(format, level, raw)`."""
 
     def __init__(self, *files: str):
-        self.constants = {name: value for file in files for name, value in constants_of(file).items()}
+        self.constants: dict[str, Any] = {"NULL": None}
+        for file in files:
+            self.constants |= constants_of(file)
         self.texts = {name: text for file in files for name, text in functions_of(file).items()}
         self.parsed: dict[str, ast.FunctionDef] = {}
 
@@ -204,10 +236,11 @@ class Core:
                 case ast.AugAssign(target=ast.Name() as target):
                     change = OPERATORS[type(statement.op)]
                     names[target.id] = change(names[target.id], self._value(statement.value, names))
-                case ast.For(target=ast.Name() as target):
+                case ast.For():
+                    unrolled: list[ast.stmt] = []
                     for j in self._value(statement.iter, names):
-                        names[target.id] = j
-                        assert self._block(statement.body, names) is None
+                        unrolled += [ast.Assign([statement.target], ast.Constant(j)), *statement.body]
+                    return self._block(unrolled + statements[i + 1 :], names)
                 case ast.If():
                     condition, rest = truth(self._value(statement.test, names)), statements[i + 1 :]
                     if isinstance(condition, bool):
@@ -228,12 +261,11 @@ class Core:
             case ast.Name():
                 return names[node.id] if node.id in names else self.constants[node.id]
             case ast.Attribute():
-                return getattr(self._value(node.value, names), node.attr)
+                return field_of(self._value(node.value, names), node.attr)
             case ast.Subscript():
                 return select(self._value(node.value, names), self._value(node.slice, names))
             case ast.UnaryOp(op=ast.Not()):
-                value = truth(self._value(node.operand, names))
-                return not value if isinstance(value, bool) else z3.Not(value)
+                return negated(truth(self._value(node.operand, names)))
             case ast.UnaryOp():
                 return OPERATORS[type(node.op)](self._value(node.operand, names))
             case ast.BinOp():
@@ -287,6 +319,7 @@ def read_format(core: Core, arch: Any) -> Zeroed:
     """What `format_read` makes of an architecture."""
     names: dict[str, Any] = {
         **core.constants,
+        "NULL": None,
         "FLAGS": "rwxugad",
         "FormatError": ptl.FormatError,
         "sys": sys,
@@ -307,7 +340,8 @@ def read_format(core: Core, arch: Any) -> Zeroed:
         return Zeroed(bits=[0] * (1 << attributes), choice=[choice() for _ in range(attributes)])
 
     def level() -> Zeroed:
-        return Zeroed(shadow=Zeroed(rule=[Zeroed() for _ in range(core.constants["RULES"])]))
+        rules, runs = ([Zeroed() for _ in range(core.constants[name])] for name in ("RULES", "RUNS"))
+        return Zeroed(shadow=Zeroed(rule=rules), run=runs)
 
     blank = Zeroed(level=[level() for _ in range(levels + 1)], attributes=[word() for _ in range(levels)])
     names["format_read"](blank, arch)

@@ -22,6 +22,9 @@ from ptl.arch import State
 
 pytestmark = pytest.mark.exhaustive
 
+VA = number("va")
+"""The address whose entry is read: it matters where a run of entries maps what is larger."""
+
 
 @every_level(has_leaf)
 def test_a_leaf_comes_back_with_its_address_and_is_one(level):
@@ -29,7 +32,7 @@ def test_a_leaf_comes_back_with_its_address_and_is_one(level):
     bits, bits_are_good = level.attribute_bits()
     raw = CORE.leaf_make(level.own, pa, bits)
     premises = pa_is_good + bits_are_good
-    prove(CORE.leaf_address(level.own, raw) == pa, *premises)
+    prove(CORE.leaf_address(level.own, raw, VA) == pa, *premises)
     prove(level.is_state(raw, State.HUGE), *premises)
     prove(z3.Not(CORE.is_frozen(level.own, raw)), *premises)
     prove(level.fits(raw), *premises)
@@ -99,7 +102,7 @@ def test_freezing_changes_nothing_that_is_read(level):
         CORE.classify(level.format, level.number, frozen) == CORE.classify(level.format, level.number, raw), *premises
     )
     is_leaf = [*premises, level.is_state(raw, State.HUGE)]
-    prove(CORE.leaf_address(own, frozen) == CORE.leaf_address(own, raw), *is_leaf)
+    prove(CORE.leaf_address(own, frozen, VA) == CORE.leaf_address(own, raw, VA), *is_leaf)
     prove(CORE.attributes_of(own, frozen) == CORE.attributes_of(own, raw), *is_leaf)
     if own.shadow.offset:
         prove(CORE.shadow_of(own, frozen) == CORE.shadow_of(own, raw), *premises)
@@ -132,7 +135,7 @@ def test_a_leaf_that_is_being_split_still_says_what_it_maps(level):
     for raw in (leaf, leaf | own.frozen_present):
         invalid = raw & ~own.invalid_clear | own.invalid_set
         prove(level.is_state(invalid, State.INVALID), *pa_is_good, *bits_are_good)
-        prove(CORE.leaf_address(own, invalid) == pa, *pa_is_good, *bits_are_good)
+        prove(CORE.leaf_address(own, invalid, VA) == pa, *pa_is_good, *bits_are_good)
         prove(CORE.attributes_of(own, invalid) == CORE.attributes_of(own, leaf), *pa_is_good, *bits_are_good)
 
 
@@ -149,7 +152,7 @@ def test_new_attributes_change_neither_address_nor_kind(level):
             continue
         new = CORE.attributes_replaced(own, raw, asked)
         prove(
-            z3.And(level.is_state(new, State.HUGE), CORE.leaf_address(own, new) == CORE.leaf_address(own, raw)),
+            z3.And(level.is_state(new, State.HUGE), CORE.leaf_address(own, new, VA) == CORE.leaf_address(own, raw, VA)),
             *is_leaf,
         )
 

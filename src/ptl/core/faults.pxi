@@ -2,7 +2,8 @@
 """Faults that a test puts in, one at a time, to show that another test fails then.
 
 Only a build with PTL_FAULTS=1 has them, and there PTL_FAULT names the one that is in. In every other build `is_faulty` is
-the constant 0, and nothing of this is compiled.
+the constant 0, and nothing of this is compiled. That the system gives no memory can be tried in every build: allocation
+is on no hot path.
 """
 
 cdef enum Fault:
@@ -52,6 +53,6 @@ if "PTL_FAULT" in os.environ and not choose_fault(FAULTS[os.environ["PTL_FAULT"]
 
 
 def fail_allocation(n, /):
-    """Let the n-th allocation that this thread asks the system for from now on fail; 0 for none. For tests, in every build."""
+    """Let the n-th allocation that this thread asks the system for from now on fail; 0 for none. For tests."""
     cdef uint64_t count = as_count(n, "n")
     let_allocation_fail(<uint32_t> min(count, <uint64_t> 0xffffffff))

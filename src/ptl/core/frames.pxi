@@ -128,6 +128,8 @@ cdef inline Table *table_pop(Block *block, uint32_t order) noexcept nogil:
     block.taken += 1
     store_relaxed_32(&table.use, TABLE_PRIVATE)
     table.link = NULL
+    if block.memory is not NULL:
+        allow(block.memory + table_offset(block, table), block_frame_bytes(block) << order)
     return table
 
 

@@ -598,7 +598,7 @@ cdef int collapse_to_run(
         table_unlock(tree, found.table)
         collect_a_few(tree.domain)
         if result == DONE:
-            fetch_add_relaxed_64(&tree.collapses, 1)
+            count_64(&tree.collapses, 1)
         if result != NO_FRAMES or not frames_may_come(tree, &attempts):
             return result
 
@@ -720,7 +720,7 @@ cdef int split_run(
     begun = change_begin(tree)
     run_take_apart(tree, begun, found.level, found.table, va, part, 1, 0)
     change_end(tree, begun)
-    fetch_add_relaxed_64(&tree.splits, 1)
+    count_64(&tree.splits, 1)
     if deeper:
         for i in range(run.entries):
             va = start + (i << format.shift)
