@@ -28,5 +28,5 @@ setup(
         ],
         build_dir="build/cython",
         include_path=["src"],
-    )
+    ),
 )
