@@ -10,7 +10,8 @@ after, the lines arrive; then the leaves are read.
     read, answer       `-> x   `-> x   `-> x       never drains inside a chunk
 
 Both loops are short and without dependence between their turns, so that the core overlaps what is not asked for: the reads
-of level 2. A pipeline of three stages, one address each in turn, was slower by a tenth on every size of table.
+of level 2. A pipeline of three stages, one address each in turn, was slower but where each table has one page
+(docs/performance.md).
 
 B1  The level-2 tables of the last regions are remembered within one section. A table stays readable until the section ends,
     and its entries are final from its freeze to its switch (walk.pxi, W4); so an entry read from one that has left since
