@@ -50,8 +50,6 @@ class Cpu(ABC):
     real, and tests flip single bits of addresses."""
     has_runs: ClassVar[bool] = False
     """Whether it takes the marks of runs that the format has."""
-    traps_first_access: ClassVar[bool] = True
-    """Whether a page that is not marked accessed traps. Elsewhere software marks it when it fills the TLB."""
 
     @classmethod
     @abstractmethod
@@ -64,6 +62,7 @@ class Core(Judge, Cpu):
 
     code: ClassVar[tuple[int, ...]]
     """The instructions that it executes."""
+    instruction_bytes: ClassVar[int] = 4
     value_register: ClassVar[str]
     """What they load into and store from."""
 
@@ -110,8 +109,12 @@ class Core(Judge, Cpu):
     @classmethod
     def _write_code(cls, memory: mmap.mmap | memoryview, at: int = 0) -> None:
         """Write the instructions."""
-        text = b"".join(word.to_bytes(4, cls.byte_order) for word in cls.code)
+        text = cls._text()
         memory[at : at + len(text)] = text
+
+    @classmethod
+    def _text(cls) -> bytes:
+        return b"".join(word.to_bytes(cls.instruction_bytes, cls.byte_order) for word in cls.code)
 
     @abstractmethod
     def _use(self, va: int, access: Access) -> bool:

@@ -16,6 +16,7 @@ from qemu.microblaze import MicroBlaze
 from qemu.mips import Mips32, Mips64
 from qemu.parisc import Parisc
 from qemu.powerpc import Power, Power10
+from qemu.refilled import Refilled
 from qemu.riscv import Riscv, Riscv32, RiscvSvnapot
 from qemu.s390 import S390
 from qemu.sh import Sh4
@@ -48,7 +49,7 @@ LISTED: dict[str, type[Cpu]] = {
 }
 """Those whose mappings the monitor lists."""
 
-REFILLED: dict[str, type[Core]] = {
+REFILLED: dict[str, type[Refilled]] = {
     "microblaze": MicroBlaze,
     "mips32": Mips32,
     "mips64": Mips64,

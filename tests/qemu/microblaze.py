@@ -17,8 +17,8 @@ from typing import ClassVar
 from mmu import Access, Mode
 
 import ptl
-from qemu.core import Core
 from qemu.emulator import Emulator, EmulatorError
+from qemu.refilled import Refilled
 
 ZPR, TLBX, TLBLO, TLBHI = 0x1001, 0x1002, 0x1003, 0x1004
 
@@ -28,11 +28,10 @@ def mts(register: int, value: int) -> int:
     return 0x9400_C000 | value << 16 | register
 
 
-class MicroBlaze(Core):
+class MicroBlaze(Refilled):
     """A little-endian core with the whole MMU."""
 
     modes = (Mode.SUPERVISOR, Mode.USER)
-    sets = ""
     target = "microblazeel"
     arguments = ("-M", "none", "-cpu", "microblaze-cpu", "-device", "loader,addr=0x100000,cpu-num=0")  # which resets it
     byte_order = "little"
@@ -50,6 +49,7 @@ class MicroBlaze(Core):
     )
     LOAD, STORE, FILL, FILLED = 0, 4, 8, 24
 
+    KERNEL = 0xC000_0000
     CODE, CODE_PA = 0x5000, 0x10_0000
     ZONES = 0b00 << 30 | 0b01 << 28
     SOFTWARE = 0xCE2
@@ -59,18 +59,6 @@ class MicroBlaze(Core):
     FETCH_FAULTS: ClassVar = (17, 19)  # not executable; missing
     DATA_FAULTS: ClassVar = (16, 18)
 
-    def permits(self, flags: str, access: Access) -> bool:
-        granted = set(flags)
-        if self.mode is Mode.USER and "u" not in granted:
-            return False
-        return {"w", "d"} <= granted if access is Access.WRITE else access.letter in granted
-
-    def goes_on(self, level: int, raw: int) -> bool:
-        return level > 1
-
-    def unjudged(self, level: int, *, leaf: bool) -> int:
-        return 0
-
     @classmethod
     def set_up(cls, emulator: Emulator, pt: ptl.PageTable) -> None:
         cls._write_code(emulator.ram, cls.CODE_PA)
@@ -79,11 +67,9 @@ class MicroBlaze(Core):
 
     @classmethod
     def translates(cls, va: int) -> bool:
-        """Whether neither an address nor its neighbour lies where the code does."""
         return va >> 13 != cls.CODE >> 13
 
-    def _use(self, va: int, access: Access) -> bool:
-        self._fill(va)
+    def _execute(self, va: int, access: Access) -> bool:
         start = va & ~0b11 if access is Access.EXECUTE else self.CODE + (self.LOAD, self.STORE)[access is Access.WRITE]
         mode = self.IN_USER_MODE if self.mode is Mode.USER else 0
         self.stub.step(msr=self.TRANSLATED | mode, r8=va, pc=start)
@@ -97,16 +83,10 @@ class MicroBlaze(Core):
     def _fill(self, va: int) -> None:
         """What the handler does; where it finds nothing, an entry that is not valid."""
         table = self._word(self.pt.root, va >> 22) & -(1 << 12)
-        entry = self._word(table - (3 << 30), va >> 12 & 0x3FF) if table else 0
+        entry = self._word(table - self.KERNEL, va >> 12 & 0x3FF) if table else 0
         self._write_tlb(self.emulator, 0, va & -(1 << 12), entry & ~self.SOFTWARE, valid=bool(entry & self.PRESENT))
 
     @classmethod
     def _write_tlb(cls, emulator: Emulator, index: int, page: int, entry: int, *, valid: bool) -> None:
         tag = page | (cls.VALID_4K if valid else 0)
         emulator.stub.run(msr=0, r3=cls.ZONES, r4=index, r5=entry, r6=tag, pc=cls.CODE_PA + cls.FILL)
-
-    def _word(self, table: int, index: int) -> int:
-        return int.from_bytes(self.pt.frames.view(table + 4 * index, 4), "little")
-
-    def _flush(self) -> None:
-        """Nothing is kept: see `_fill`."""

@@ -18,17 +18,16 @@ from typing import ClassVar
 from mmu import Access, Mode
 
 import ptl
-from qemu.core import Core
 from qemu.emulator import Emulator, EmulatorError
+from qemu.refilled import Refilled
 
 REGISTERS = (*(f"r{n}" for n in range(32)), *["status", "lo", "hi", "bad", "cause", "pc"])
 
 
-class Mips32(Core):
+class Mips32(Refilled):
     """A core without RI and XI. One entry of the TLB is used, and written anew for each access."""
 
     modes = (Mode.SUPERVISOR,)
-    sets = ""
     target = "mipsel"
     arguments = ("-M", "none", "-cpu", "24Kf")
     byte_order = "little"
@@ -59,12 +58,6 @@ class Mips32(Core):
         reads = {"r", "a"} <= set(flags)
         return reads and ({"w", "d"} <= set(flags) if access is Access.WRITE else access.letter in flags)
 
-    def goes_on(self, level: int, raw: int) -> bool:
-        return level > 1
-
-    def unjudged(self, level: int, *, leaf: bool) -> int:
-        return 0
-
     @classmethod
     def set_up(cls, emulator: Emulator, pt: ptl.PageTable) -> None:
         cls._write_code(emulator.ram, cls.CODE_PA)
@@ -72,15 +65,13 @@ class Mips32(Core):
 
     @classmethod
     def translates(cls, va: int) -> bool:
-        """Whether an address goes through the TLB."""
         return not 0x8000_0000 <= va < 0xC000_0000
 
     @property
     def _code(self) -> int:
         return self.WINDOW + self.CODE_PA
 
-    def _use(self, va: int, access: Access) -> bool:
-        self._fill(va)
+    def _execute(self, va: int, access: Access) -> bool:
         start = va & ~0b11 if access is Access.EXECUTE else self._code + (self.LOAD, self.STORE)[access is Access.WRITE]
         self.stub.step(status=self.STATUS, r12=va, pc=start)
         if self.stub.read("pc") - self.WINDOW not in self.VECTORS:
@@ -101,13 +92,6 @@ class Mips32(Core):
     def _write_tlb(self, entry_hi: int, entry_lo_0: int, entry_lo_1: int, page_mask: int = 0) -> None:
         entry = {"r8": entry_hi, "r9": entry_lo_0, "r10": entry_lo_1, "r13": page_mask}
         self.stub.run(status=self.STATUS, **entry, pc=self._code + self.FILL)
-
-    def _word(self, table: int, index: int) -> int:
-        size = self.arch.entry_bytes
-        return int.from_bytes(self.pt.frames.view(table + index * size, size), "little")
-
-    def _flush(self) -> None:
-        """Nothing is kept: see `_fill`."""
 
 
 class Mips64(Mips32):

@@ -20,8 +20,8 @@ from typing import ClassVar
 from mmu import Access, Mode
 
 import ptl
-from qemu.core import Core
 from qemu.emulator import Emulator, EmulatorError
+from qemu.refilled import Refilled
 from test_refill import walk_parisc
 
 
@@ -30,11 +30,10 @@ def insert(*, data: bool, address: bool, value: int) -> int:
     return 0x0460_0000 | value << 16 | data << 12 | address << 6
 
 
-class Parisc(Core):
+class Parisc(Refilled):
     """A PA-7300LC."""
 
     modes = (Mode.SUPERVISOR, Mode.USER)
-    sets = ""
     target = "hppa"
     arguments = ("-M", "none", "-cpu", "hppa-cpu")
     byte_order = "big"
@@ -75,12 +74,6 @@ class Parisc(Core):
             return {"w", "d"} <= granted
         return {"r", "x"} <= granted if user else "x" in granted and "u" not in granted
 
-    def goes_on(self, level: int, raw: int) -> bool:
-        return level > 1
-
-    def unjudged(self, level: int, *, leaf: bool) -> int:
-        return 0
-
     @classmethod
     def set_up(cls, emulator: Emulator, pt: ptl.PageTable) -> None:
         cls._write_code(emulator.ram, cls.CODE)
@@ -89,18 +82,12 @@ class Parisc(Core):
         for at in (cls.FILLED, cls.FORGOTTEN):
             emulator.stub.stop_at(cls.CODE + at)
 
-    @classmethod
-    def translates(cls, va: int) -> bool:
-        """Whether an address goes through the TLB."""
-        return True
-
     def physical(self, va: int) -> int | None:
         """Where the monitor says that an address leads; None for nowhere. A trap has ended translation."""
         self.stub.write(psw=self.DATA_TRANSLATED)
         return super().physical(va)
 
-    def _use(self, va: int, access: Access) -> bool:
-        self._fill(va)
+    def _execute(self, va: int, access: Access) -> bool:
         level = self.USER_LEVEL if self.mode is Mode.USER else 0
         if access is Access.EXECUTE:
             start, psw = va & ~0b11, self.CODE_TRANSLATED | self.DATA_TRANSLATED
@@ -130,6 +117,3 @@ class Parisc(Core):
         if entry >> 11 & 1:
             protection |= 0b111 << 20
         return entry >> 12 << 5, protection
-
-    def _flush(self) -> None:
-        """Nothing is kept: see `_fill`."""

@@ -14,8 +14,8 @@ from typing import ClassVar
 from mmu import Access, Mode
 
 import ptl
-from qemu.core import Core
 from qemu.emulator import Emulator, EmulatorError
+from qemu.refilled import Refilled
 from test_refill import walk_sparc64
 
 
@@ -29,11 +29,10 @@ def to_privileged(register: int, value: int) -> int:
     return 0b10 << 30 | register << 25 | 0x32 << 19 | value << 14 | 1 << 13
 
 
-class Sparc64(Core):
+class Sparc64(Refilled):
     """An UltraSPARC IIi, which has 41 bits of physical address."""
 
     modes = (Mode.SUPERVISOR, Mode.USER)
-    sets = ""
     target = "sparc64"
     arguments = ("-M", "sun4u", "-cpu", "TI-UltraSparc-IIi")
     byte_order = "big"
@@ -68,31 +67,14 @@ class Sparc64(Core):
     EXECUTABLE = 1 << 12
     REFUSALS: ClassVar = (0x08, 0x30, 0x64, 0x68, 0x6C)  # privileged code, data; code, data missing; protected
 
-    def permits(self, flags: str, access: Access) -> bool:
-        granted = set(flags)
-        if "a" not in granted or (self.mode is Mode.USER and "u" not in granted):
-            return False
-        return {"w", "d"} <= granted if access is Access.WRITE else access.letter in granted
-
-    def goes_on(self, level: int, raw: int) -> bool:
-        return level > 1
-
-    def unjudged(self, level: int, *, leaf: bool) -> int:
-        return 0
-
     @classmethod
     def set_up(cls, emulator: Emulator, pt: ptl.PageTable) -> None:
-        emulator.stub.put(cls.CODE, b"".join(word.to_bytes(4, "big") for word in cls.code))
+        emulator.stub.put(cls.CODE, cls._text())
         for at in (cls.SET_UP, cls.SET_UP + 4, cls.SET_UP + 8):
             pc = cls.CODE + at
             state = cls.RED | cls.PRIVILEGED | cls.WINDOW
             emulator.stub.step(r2=cls.VECTORS, r3=cls.BOTH_MMUS, pc=pc, npc=pc + 4, state=state)
         emulator.stub.stop_at(cls.CODE + cls.FILLED)
-
-    @classmethod
-    def translates(cls, va: int) -> bool:
-        """Whether an address goes through the TLB."""
-        return True
 
     def physical(self, va: int) -> int | None:
         """Where the entry of the TLB leads, as the monitor lists it."""
@@ -103,8 +85,7 @@ class Sparc64(Core):
         size = {"8k": 1 << 13, "64k": 1 << 16, "512k": 1 << 19, "4M": 1 << 22}[match[3]]
         return int(match[2], 16) & -size | va & size - 1
 
-    def _use(self, va: int, access: Access) -> bool:
-        self._fill(va)
+    def _execute(self, va: int, access: Access) -> bool:
         privileged = self.PRIVILEGED if self.mode is Mode.SUPERVISOR else 0
         if access is Access.EXECUTE:
             start, state = va & ~0b11, privileged | self.WINDOW
@@ -122,6 +103,3 @@ class Sparc64(Core):
         pc = self.CODE + self.FILL
         state = self.RED | self.PRIVILEGED | self.WINDOW
         self.stub.run(r1=self.TAG_ACCESS, r2=va & -(1 << 13), r3=entry, r4=code, pc=pc, npc=pc + 4, state=state)
-
-    def _flush(self) -> None:
-        """Nothing is kept: see `_fill`."""

@@ -10,14 +10,14 @@ whether it did.
 
 from __future__ import annotations
 
-import mmap
 from typing import ClassVar
 
 from mmu import Access, Mode
 
 import ptl
-from qemu.core import MIB, Core
+from qemu.core import MIB
 from qemu.emulator import Emulator, EmulatorError
+from qemu.refilled import Refilled
 
 
 def tlb(operation: int, address: int, value: int = 0) -> int:
@@ -28,13 +28,12 @@ def tlb(operation: int, address: int, value: int = 0) -> int:
 FORGET_CODE, WRITE_CODE, FORGET_DATA, WRITE_DATA = 4, 6, 12, 14
 
 
-class Xtensa(Core):
+class Xtensa(Refilled):
     """A DC232B."""
 
     modes = (Mode.SUPERVISOR, Mode.USER)
-    sets = ""
     target = "xtensa"
-    arguments = ("-M", "none", "-cpu", "dc232b", "-device", "loader,addr=0xD0100000,cpu-num=0")
+    arguments = ("-M", "none", "-cpu", "dc232b", "-device", "loader,addr=0xD0100000,cpu-num=0")  # which resets it
     byte_order = "little"
     layout: ClassVar = {
         **dict.fromkeys(("pc", *(f"ar{n}" for n in range(32))), 4),
@@ -50,6 +49,7 @@ class Xtensa(Core):
     frames_at = 33 * MIB  # all of it below the end of the kernel's window
     traps_first_access = False
     value_register = "a9"
+    instruction_bytes = 3
     code = (
         0x00_0892,  #  0 l8ui a9, a8, 0
         0x00_4892,  #  3 s8i a9, a8, 0
@@ -63,8 +63,9 @@ class Xtensa(Core):
     )
     LOAD, STORE, FORGET, FORGOTTEN, MAP, MAPPED, MAP_CODE = 0, 3, 6, 33, 36, 39, 42
 
-    WINDOW, WINDOW_END = 0xD000_0000, 0xD800_0000
+    WINDOW = 0xD000_0000
     CODE, CODE_PA = 0x0050_0000, 0x0010_0000
+    CODE_IN_WINDOW = WINDOW | CODE_PA
     TABLES, TABLES_END = 0x8000_0000, 0x8040_0000
     WAY_OF_TABLES, WAY_OF_MIB = 7, 4
     USER, WRITE_BACK, EXECUTABLE = 1 << 4, 1 << 2, 1 << 0
@@ -72,18 +73,6 @@ class Xtensa(Core):
     FETCH_FAULTS: ClassVar = (16, 17, 18, 20)  # missing, found twice, privileged, prohibited
     DATA_FAULTS: ClassVar = (24, 25, 26, 28, 29)  # the same, for loads and for stores
     NO_MEMORY: ClassVar = (2, 3, 12, 13, 14, 15)
-
-    def permits(self, flags: str, access: Access) -> bool:
-        granted = set(flags)
-        if self.mode is Mode.USER and "u" not in granted:
-            return False
-        return {"w", "d"} <= granted if access is Access.WRITE else access.letter in granted
-
-    def goes_on(self, level: int, raw: int) -> bool:
-        return level > 1
-
-    def unjudged(self, level: int, *, leaf: bool) -> int:
-        return 0
 
     @classmethod
     def set_up(cls, emulator: Emulator, pt: ptl.PageTable) -> None:
@@ -93,23 +82,16 @@ class Xtensa(Core):
             ps=0,
             a10=cls.CODE | cls.WAY_OF_MIB,
             a11=cls.CODE_PA | cls.USER | cls.WRITE_BACK | cls.EXECUTABLE,
-            pc=(cls.WINDOW | cls.CODE_PA) + cls.MAP_CODE,
+            pc=cls.CODE_IN_WINDOW + cls.MAP_CODE,
         )
         for at in (cls.FORGOTTEN, cls.MAPPED):
-            emulator.stub.stop_at((cls.WINDOW | cls.CODE_PA) + at)
-
-    @classmethod
-    def _write_code(cls, memory: mmap.mmap | memoryview, at: int = 0) -> None:
-        text = b"".join(word.to_bytes(3, cls.byte_order) for word in cls.code)
-        memory[at : at + len(text)] = text
+            emulator.stub.stop_at(cls.CODE_IN_WINDOW + at)
 
     @classmethod
     def translates(cls, va: int) -> bool:
-        """Whether an address goes through the tables, and is not where the judge has its code."""
         return va < cls.WINDOW and not cls.TABLES <= va < cls.TABLES_END and va >> 20 != cls.CODE >> 20
 
-    def _use(self, va: int, access: Access) -> bool:
-        self._fill(va)
+    def _execute(self, va: int, access: Access) -> bool:
         start = va & ~0b11 if access is Access.EXECUTE else self.CODE + (self.LOAD, self.STORE)[access is Access.WRITE]
         self.stub.step(ps=self.IN_USER_MODE if self.mode is Mode.USER else 0, a8=va, pc=start)
         if not self.stub.read("ps") & self.EXCEPTION:
@@ -123,14 +105,10 @@ class Xtensa(Core):
 
     def _fill(self, va: int) -> None:
         """What the handler does: map the table that an entry of the root names; where it names none, nothing."""
-        at = 4 * (va >> 22)
-        table = int.from_bytes(self.pt.frames.view(self.pt.root + at, 4), "little")
+        table = self._word(self.pt.root, va >> 22)
         place = self.TABLES + ((va >> 22) << 12) | self.WAY_OF_TABLES
         ways = {f"a{4 + way}": va & -(1 << 12) | way for way in range(4)}
-        code = self.WINDOW | self.CODE_PA
-        self.stub.run(ps=0, **ways, a10=place, pc=code + self.FORGET)
+        self.stub.run(ps=0, **ways, a10=place, pc=self.CODE_IN_WINDOW + self.FORGET)
         if table:
-            self.stub.run(a10=place, a11=table - self.WINDOW & -(1 << 12) | self.WRITE_BACK, pc=code + self.MAP)
-
-    def _flush(self) -> None:
-        """Nothing is kept: see `_fill`."""
+            entry = table - self.WINDOW & -(1 << 12) | self.WRITE_BACK
+            self.stub.run(a10=place, a11=entry, pc=self.CODE_IN_WINDOW + self.MAP)
