@@ -1,7 +1,8 @@
 """The promise: take a remedy out of the core, and a test fails.
 
-The extension is built once more, with faults that can be put in (`PTL_FAULTS=1`), and each test that guards a remedy is
-run on it: without a fault it passes, with its fault it must not.
+The extension is built once more, with faults that can be put in (`PTL_FAULTS=1`). Most are found there by exploring
+what is proved without them (`python -m ptl.lab.mutants`); for the others the test that guards the remedy is run:
+without a fault it passes, with its fault it must not. docs/mutants.md keeps the table.
 """
 
 from __future__ import annotations
@@ -15,30 +16,12 @@ from pathlib import Path
 import pytest
 
 from ptl import _core
+from ptl.lab import mutants
 
 ROOT = Path(__file__).parent.parent
 
-GUARDS = {
-    "move looks before it locks": "test_history.py::test_a_table_is_retracted_while_it_is_to_be_moved",
-    "retract trusts its look": "test_history.py::test_a_table_that_was_filled_again_is_not_reclaimed",
-    "nothing is frozen": "test_history.py::test_nobody_writes_into_a_table_that_has_left",
-    "entry read in halves": "test_history.py::test_an_entry_of_two_words_is_read_whole",
-    "no flush of an entry": "test_tlb.py::test_a_change_of_an_entry_flushes",
-    "no flush of a retract": "test_tlb.py::test_a_retract_flushes",
-    "no flush before a copy": "test_tlb.py::test_a_collapse_flushes_before_it_copies",
-    "no flush before a huge leaf": "test_tlb.py::test_a_collapse_flushes_before_the_huge_leaf_appears",
-    "no flush before a split": "test_tlb.py::test_a_split_flushes_before_the_small_leaves_appear",
-    "no flush before a replacement": "test_tlb.py::test_a_replacement_flushes_before_the_huge_leaf_appears",
-    "no flush before a cut": "test_tlb.py::test_a_cut_flushes_before_the_small_leaves_appear",
-    "no flush of a range": "test_tlb.py::test_a_range_flushes",
-    "no flush of a move": "test_tlb.py::test_a_move_flushes",
-    "no flush of a gather": "test_tlb.py::test_a_gather_flushes_once",
-    "no flush of a table that is moved": "test_tlb.py::test_a_move_flushes",
-    "shadow after the entry": "test_shadows.py::test_two_who_change_one_entry_leave_the_shadow_of_the_last",
-    "no flush before a run": "test_runs.py::test_pages_are_flushed_before_they_are_a_run",
-    "no flush before a run is taken apart": "test_runs.py::test_a_run_is_flushed_before_it_is_taken_apart",
-}
-"""Every fault, and the test that guards against it."""
+GUARDS = {mutant.name: mutant.test for mutant in mutants.MUTANTS.values() if mutant.test}
+"""The faults that a test guards against, and the test; exploring finds the others."""
 
 pytestmark = [
     pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="the guards look at threads through /proc"),
@@ -79,8 +62,37 @@ def guard(faulty: Path, tests: list[str], fault: str | None) -> subprocess.Compl
     )
 
 
-def test_every_fault_has_its_guard() -> None:
-    assert GUARDS.keys() == _core.FAULTS.keys()
+def test_every_fault_is_looked_for() -> None:
+    assert mutants.MUTANTS.keys() == _core.FAULTS.keys()
+    for mutant in mutants.MUTANTS.values():
+        assert (mutant.trial is None) == bool(mutant.test), mutant.name
+        assert not (mutant.equivalent and mutant.test), mutant.name
+
+
+def test_every_trial_is_proved_as_long_as_there_is_no_fault() -> None:
+    for name, mutant in mutants.MUTANTS.items():
+        if mutant.trial is not None:
+            result = mutant.trial.explore()
+            assert result.verdict == ("proved" if mutant.trial.most is None else "bounded"), f"{name}: {result}"
+
+
+def test_exploring_finds_the_others_and_not_the_equivalent(faulty: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "ptl.lab.mutants"],
+        env={**os.environ, "PYTHONPATH": str(faulty)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(done.stdout.splitlines()) == 2 + len(mutants.MUTANTS)
+
+
+def test_the_documentation_has_every_mutant() -> None:
+    """What is removed and what catches it, word for word; how many executions it took depends on the version."""
+    page = (ROOT / "docs" / "mutants.md").read_text(encoding="utf-8").splitlines()
+    kept = [line.split(" | ")[:3] for line in page if line.removeprefix("| ").split(" | ")[0] in mutants.MUTANTS]
+    assert kept == [str(mutants.Row(mutant)).split(" | ")[:3] for mutant in mutants.MUTANTS.values()]
 
 
 def test_without_a_fault_every_guard_passes(faulty: Path) -> None:
@@ -112,3 +124,5 @@ def test_other_builds_have_no_faults() -> None:
         check=False,
     )
     assert "needs a build with PTL_FAULTS=1" in done.stderr
+    assert not _core.put_in_fault("nothing is frozen")
+    assert mutants.main([]) == 2

@@ -366,6 +366,8 @@ def collapse_pages(
 
 FAULTS: Final[dict[str, int]]
 
+def put_in_fault(name: str | None, /) -> bool: ...
+
 # -- labs -------------------------------------------------------------------------------------------------------------
 
 _Place: TypeAlias = tuple[str | int, ...]

@@ -40,8 +40,13 @@ cdef inline int entry_change(
         return FROZEN
     if format.shadow.offset:
         return entry_change_shadowed(me, format, slot, expected, desired)
+    if is_faulty(CHANGE_IN_TWO_STEPS) and entry_load(slot, format) == expected[0]:
+        entry_exchange(slot, desired, format)
+        return CHANGED
     if entry_compare_exchange(slot, expected, desired, format):
         return CHANGED
+    if is_faulty(CHANGE_IGNORES_THE_FREEZE) and is_frozen(format, expected[0]):
+        return CHANGED if entry_compare_exchange(slot, expected, desired, format) else OTHER_VALUE
     return FROZEN if is_frozen(format, expected[0]) else OTHER_VALUE
 
 
@@ -81,19 +86,26 @@ cdef int leaf_replace(
     if load_acquire_pointer(<void **> &tree.attached) is NULL or not is_leaf(level, found.raw):
         return entry_change(me, level, found.slot, expected, desired)
     critical_enter(me)
-    begun = change_begin(tree)
+    begun = True if is_faulty(CHANGE_BEGINS_AFTER_THE_SWITCH) else change_begin(tree)
+    if is_faulty(FLUSHED_BEFORE_THE_SWITCH):
+        flush(tree, begun, first, first + (span(level) - 1), NO_FLUSH_OF_AN_ENTRY)
     change = entry_change(me, level, found.slot, expected, desired)
-    if change == CHANGED:
+    if is_faulty(CHANGE_BEGINS_AFTER_THE_SWITCH):
+        begun = change_begin(tree)
+    if change == CHANGED and not is_faulty(FLUSHED_BEFORE_THE_SWITCH):
         flush(tree, begun, first, first + (span(level) - 1), NO_FLUSH_OF_AN_ENTRY)
     change_end(tree, begun)
     critical_leave(me)
     return change
 
 
-cdef inline uint64_t entry_freeze(const LevelFormat *format, char *slot) noexcept nogil:
-    """Keep an entry as it is, for the holder of its table's lock, and return its value: frozen, where it may be (N6)."""
+cdef inline uint64_t entry_freeze(const LevelFormat *format, char *slot, uint32_t place) noexcept nogil:
+    """Keep an entry as it is, for the holder of its table's lock, and return its value: frozen, where it may be (N6).
+
+    place: a Fault, which names the freeze that a test leaves out.
+    """
     cdef uint64_t raw = entry_load(slot, format)
-    if is_faulty(NOTHING_IS_FROZEN):
+    if is_faulty(NOTHING_IS_FROZEN) or is_faulty(place):
         return raw
     while True:
         if format.number > 1 and (is_empty(format, raw) or raw & format.table_mask == format.table_value):
@@ -150,13 +162,16 @@ cdef int page_map(Tree *tree, Record *me, uint64_t va, uint64_t leaf, Found *fou
         section_enter(me)
         walk(tree, va, 1, found)
         change = FROZEN if found.state == BUSY else OTHER_VALUE
+        if is_faulty(SECTION_LEFT_BEFORE_THE_LAST_USE):
+            section_leave(me)
         if found.level == 1 and found.state == EMPTY:
             empty = found.raw
             change = entry_change(me, &tree.format.level[1], found.slot, &empty, leaf)
             if change == OTHER_VALUE:
                 found.raw = empty
                 found.state = classify(&tree.format, 1, empty)
-        section_leave(me)
+        if not is_faulty(SECTION_LEFT_BEFORE_THE_LAST_USE):
+            section_leave(me)
         if change == CHANGED:
             return DONE
         if change == OTHER_VALUE and found.state != EMPTY or found.level > 1 and found.state != BUSY:

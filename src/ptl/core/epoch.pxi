@@ -117,11 +117,13 @@ cdef inline void section_enter(Record *me) noexcept nogil:
 cdef void section_enter_by_steps(Record *me) noexcept nogil:
     """The same with a barrier of its own, or in a lab with either barrier."""
     cdef uint64_t word = load_own_64(&me.section)
-    if word & DEPTH_MASK:
+    if word & DEPTH_MASK and not is_faulty(DEPTH_IGNORED):
+        if is_faulty(NESTED_ENTRY_RENEWS_THE_EPOCH):
+            word = load_acquire_64(&me.domain.epoch) | word & DEPTH_MASK
         store_relaxed_64(&me.section, word + 1)
         return
-    word = load_acquire_64(&me.domain.epoch) | 1
-    if me.domain.barrier == BY_READER:
+    word = (word if is_faulty(ENTRY_WITH_AN_OLD_EPOCH) else load_acquire_64(&me.domain.epoch)) | 1
+    if me.domain.barrier == BY_READER and not is_faulty(ENTRY_WITHOUT_ITS_BARRIER):
         store_then_barrier_64(&me.section, word)        # partner: the full barrier in grace_period
     else:
         store_relaxed_64(&me.section, word)
@@ -129,6 +131,9 @@ cdef void section_enter_by_steps(Record *me) noexcept nogil:
 
 
 cdef inline void section_leave(Record *me) noexcept nogil:
+    if is_faulty(DEPTH_IGNORED):
+        store_release_64(&me.section, load_own_64(&me.section) & ~<uint64_t> DEPTH_MASK)
+        return
     # Release, partner: the scan in grace_period. All that the section read was read before the table is reused.
     add_own_release_64(&me.section, <uint64_t> -1)
 
@@ -174,7 +179,8 @@ cdef Record *record_register(Domain *domain) noexcept nogil:
 
 cdef void record_recycle(Record *record) noexcept nogil:
     # Whatever section the thread was in ended with the thread.
-    store_release_64(&record.section, load_relaxed_64(&record.section) & ~<uint64_t> DEPTH_MASK)
+    if not is_faulty(RECORD_KEEPS_ITS_SECTION):
+        store_release_64(&record.section, load_relaxed_64(&record.section) & ~<uint64_t> DEPTH_MASK)
     store_release_64(&record.critical, 0)
     store_release_32(&record.in_use, 0)
 
@@ -208,7 +214,12 @@ cdef void retire(Domain *domain, Table *table) noexcept nogil:
     store_release_32(&table.use, TABLE_RETIRED)
     block_hold(table.block)
     # A read-modify-write that changes nothing: see "why E3 suffices".
-    table.stamp = fetch_add_64(&domain.epoch, 0)
+    if not is_faulty(STAMP_BEFORE_THE_SWITCH):
+        table.stamp = fetch_add_64(&domain.epoch, 0)
+    if is_faulty(STAMP_OF_THE_OWN_SECTION):
+        table.stamp = load_own_64(&(<Record *> thread_record(domain.number)).section) & ~<uint64_t> DEPTH_MASK
+    if is_faulty(STAMP_ONE_EPOCH_EARLY):
+        table.stamp -= EPOCH_STEP
     fetch_add_64(&domain.retired, 1)
     fetch_add_relaxed_64(&domain.retired_bytes, bytes)
     table.link = <Table *> first
@@ -224,6 +235,8 @@ cdef void retire(Domain *domain, Table *table) noexcept nogil:
 cdef inline void collect_a_few(Domain *domain) noexcept nogil:
     """What every operation that retired something does afterwards: free a few tables, if it is worth it."""
     cdef uint64_t limbo = limbo_tables(domain)
+    while is_faulty(RETIRING_WAITS_FOR_READERS) and not synchronize_once(domain, load_acquire_64(&domain.epoch)):
+        sleep_ns(20_000)
     if limbo >= domain.batch_tables or limbo and limbo_bytes(domain) >= BATCH_BYTES:
         reclaim(domain, FREE_AT_ONCE, False)
 
@@ -288,11 +301,14 @@ cdef void grace_period(Domain *domain) noexcept nogil:
     cdef Record *record
     # Partner: the store in section_enter. After this, a section that the scan misses began later than now.
     if domain.barrier != BY_READER:
-        membarrier()
-    else:
+        if not is_faulty(NO_MEMBARRIER):
+            membarrier()
+    elif not is_faulty(NO_BARRIER_BEFORE_THE_SCAN):
         full_barrier()
     now = now_ns()
     record = <Record *> load_acquire_pointer(&domain.records)
+    if is_faulty(NO_SCAN_BEFORE_FREEING):
+        record = NULL
     while record is not NULL:
         # Acquire, partner: section_leave.
         section = load_acquire_64(&record.section)
@@ -320,12 +336,14 @@ cdef uint64_t limbo_free(Domain *domain, uint64_t most) noexcept nogil:
     while place[0] is not NULL and freed < most:
         table = place[0]
         # Acquire, partner: table_unpin. The handle's last read came before the reuse.
-        if load_acquire_32(&table.pins) == 0:
+        if load_acquire_32(&table.pins) == 0 or is_faulty(PINS_IGNORED):
             place[0] = table.link
             limbo_give_back(domain, table)
             freed += 1
         else:
             place = &table.link
+    if is_faulty(FREED_BY_THE_CURRENT_EPOCH):
+        domain.safe = load_acquire_64(&domain.epoch)
     while freed < most:
         table = domain.pending_first
         if table is NULL or <int64_t> (table.stamp - domain.safe) >= 0:
@@ -333,7 +351,7 @@ cdef uint64_t limbo_free(Domain *domain, uint64_t most) noexcept nogil:
         domain.pending_first = table.link
         if domain.pending_first is NULL:
             domain.pending_last = NULL
-        if load_acquire_32(&table.pins) == 0:
+        if load_acquire_32(&table.pins) == 0 or is_faulty(PINS_IGNORED):
             limbo_give_back(domain, table)
             freed += 1
         else:
@@ -346,6 +364,8 @@ cdef void limbo_give_back(Domain *domain, Table *table) noexcept nogil:
     cdef Block *block = table.block
     fetch_add_relaxed_64(&domain.freed_bytes, block_frame_bytes(block) << table.order)
     table_return(table)
+    if is_faulty(FREED_TWICE):
+        table_return(table)
     block_let_go(block)
     # Release, partner: the load in limbo_tables.
     fetch_add_64(&domain.freed, 1)

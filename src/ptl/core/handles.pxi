@@ -427,9 +427,12 @@ cdef Table *pin_table(Tree *tree, Record *me, uint64_t va, uint32_t level, Found
         walk(tree, va, level + 1, slot)
         if slot.level == level + 1 and slot.state == TABLE:
             table = table_of(tree.block, child_offset(tree, level + 1, slot.raw))
-    if table is not NULL:
+    if is_faulty(PINNED_AFTER_THE_SECTION):
+        section_leave(me)
+    if table is not NULL and not is_faulty(PINS_NOT_COUNTED):
         fetch_add_32(&table.pins, 1)
-    section_leave(me)
+    if not is_faulty(PINNED_AFTER_THE_SECTION):
+        section_leave(me)
     return table
 
 
@@ -454,7 +457,9 @@ cdef bint is_attached(Tree *tree, Record *me, Table *table, uint64_t va, uint32_
     section_enter(me)
     walk(tree, va, level, &found)
     section_leave(me)
-    return found.level == level and found.table == table_offset(tree.block, table)
+    return is_faulty(NO_LOOK_AFTER_LOCKING_A_MAP) or (
+        found.level == level and found.table == table_offset(tree.block, table)
+    )
 
 
 cdef object map_table(PageTable pt, uint64_t va, type kind, bint writable):

@@ -23,6 +23,11 @@ cdef enum:
 
 cdef inline bint lock_try(uint32_t *word, uint32_t owner) noexcept nogil:
     cdef uint32_t free = 0
+    if is_faulty(LOCK_IN_TWO_STEPS):
+        if load_relaxed_32(word):
+            return False
+        store_relaxed_32(word, owner << 1)
+        return True
     # Acquire, partner: the exchange in lock_release. What the last holder wrote is visible to the next.
     return load_relaxed_32(word) == 0 and compare_exchange_32(word, &free, owner << 1)
 
@@ -54,15 +59,17 @@ cdef void lock_wait(uint32_t *word, uint32_t owner) noexcept nogil:
         seen = load_relaxed_32(word)
         if seen == 0:
             # Others may be parked too, and whoever woke us cleared the bit that says so.
-            if compare_exchange_32(word, &seen, owner << 1 | LOCK_PARKED):
+            if compare_exchange_32(word, &seen, owner << 1 | (0 if is_faulty(WOKEN_WITHOUT_THE_BIT) else LOCK_PARKED)):
                 return
+        elif is_faulty(PARKED_WITHOUT_THE_BIT):
+            park(word, seen)
         elif seen & LOCK_PARKED or compare_exchange_32(word, &seen, seen | LOCK_PARKED):
             park(word, seen | LOCK_PARKED)
 
 
 cdef inline void lock_release(uint32_t *word) noexcept nogil:
     # Release, partner: lock_try and lock_acquire of the next holder.
-    if exchange_32(word, 0) & LOCK_PARKED:
+    if exchange_32(word, 0) & LOCK_PARKED and not is_faulty(UNLOCKED_WITHOUT_WAKING):
         unpark_one(word)
 
 

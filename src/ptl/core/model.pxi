@@ -61,11 +61,12 @@ cdef enum LabOperation:
     OP_COUNT_LOCKED = 20
     OP_TOUCH = 21
     OP_FAULT = 22
+    OP_MAP_READ = 23
 
 LAB_OPERATION_NAMES = (
     "translate", "map", "unmap", "protect", "compare_exchange", "populate", "retract", "collapse", "split", "move",
     "map_lock", "map_rw", "alloc_map_lock", "read_twice", "enter", "leave", "walk", "reclaim", "synchronize", "exit",
-    "count_locked", "touch", "fault",
+    "count_locked", "touch", "fault", "map_read",
 )
 
 cdef enum LabFailure:
@@ -260,6 +261,8 @@ cdef uint64_t lab_operate(Lab *lab, LabThread *thread, Operation *op) noexcept n
         return lab_map_lock(tree, me, op)
     if op.code == OP_FAULT:
         return lab_fault(tree, me, op.a, op.b)
+    if op.code == OP_MAP_READ:
+        return lab_map_read(tree, me, op.a)
     if op.code == OP_READ_TWICE:
         section_enter(me)
         raw = ptl_translate(tree, op.a)                 # a section in a section
@@ -287,7 +290,7 @@ cdef uint64_t lab_operate(Lab *lab, LabThread *thread, Operation *op) noexcept n
         store_relaxed_64(&lab.scratch, raw + 1)
         lock_release(&lab.scratch_lock)
     elif op.code == OP_TOUCH:
-        return lab_touch(lab, tree, me, op.a, op.b, op.c)
+        return lab_touch(lab, tree, me, op)
     return 0
 
 
@@ -320,6 +323,19 @@ cdef uint64_t lab_map_lock(Tree *tree, Record *me, Operation *op) noexcept nogil
             return result
 
 
+cdef uint64_t lab_map_read(Tree *tree, Record *me, uint64_t va) noexcept nogil:
+    """Map the leaf table of va, read the entry through the handle, let go: the physical address, or UNMAPPED."""
+    cdef const LevelFormat *level = &tree.format.level[1]
+    cdef Found slot
+    cdef Table *table = pin_table(tree, me, va, 1, &slot)
+    cdef uint64_t raw
+    if table is NULL:
+        return UNMAPPED_RAW
+    raw = entry_load(slot_of(tree, table_offset(tree.block, table), 1, va), level)
+    fetch_add_32(&table.pins, <uint32_t> -1)
+    return leaf_address(level, raw, va) if is_leaf(level, raw) else UNMAPPED_RAW
+
+
 cdef uint64_t lab_fault(Tree *tree, Record *me, uint64_t va, uint64_t pa) noexcept nogil:
     """Map one page, and the table for it if there is none: DONE, IS_MAPPED or IS_HUGE."""
     cdef const LevelFormat *level = &tree.format.level[1]
@@ -334,11 +350,15 @@ cdef uint64_t lab_fault(Tree *tree, Record *me, uint64_t va, uint64_t pa) noexce
             return result
 
 
-cdef uint64_t lab_touch(Lab *lab, Tree *tree, Record *me, uint64_t va, uint64_t needs, uint64_t number) noexcept nogil:
-    """What a CPU does: look into its TLB, walk on a miss, set accessed and dirty. The physical address, or UNMAPPED."""
+cdef uint64_t lab_touch(Lab *lab, Tree *tree, Record *me, const Operation *op) noexcept nogil:
+    """What a CPU does: look into its TLB, walk on a miss, set accessed and dirty; and store a byte, where one is given.
+
+    The physical address, or UNMAPPED.
+    """
     cdef Attachment *attachment = tree.attached
     cdef Found found
-    cdef uint64_t pa = 0
+    cdef uint64_t pa = 0, number = op.c
+    cdef char byte = <char> (op.d - 1)
     cdef int result
     while number and attachment is not NULL:
         attachment = attachment.next
@@ -346,7 +366,8 @@ cdef uint64_t lab_touch(Lab *lab, Tree *tree, Record *me, uint64_t va, uint64_t 
     if attachment is NULL:
         return UNMAPPED_RAW
     result = cache_access(
-        attachment.cache, tree, me, attachment.asid, va, <uint32_t> needs, &pa, NULL, 0, &found
+        attachment.cache, tree, me, attachment.asid, op.a, <uint32_t> op.b, &pa,
+        &byte if op.d else NULL, op.d != 0, &found,
     )
     if result == STALE or result == MIXED_SIZES:
         lab_fail(lab, LAB_STALE, lab.running, 0)
@@ -777,16 +798,15 @@ cdef void check_use(Lab *lab, uint32_t actor, ptl_step *step) noexcept nogil:
 cdef void check_change(Lab *lab, uint32_t actor, ptl_step *step) noexcept nogil:
     cdef World *world = &lab.world
     cdef Table *table
-    cdef uint64_t offset
-    if not step_changes(step):
-        return
-    offset = <uint64_t> (<char *> step.address - <char *> world.block.tables)
+    cdef uint64_t offset = <uint64_t> (<char *> step.address - <char *> world.block.tables)
     if offset < world.block.frames * sizeof(Table):
         table = &world.block.tables[offset // sizeof(Table)]
-        if <void *> &table.use is step.address:
+        if <void *> &table.use is step.address:             # also when it stays what it is: free, and freed again
             check_life(lab, actor, table, <uint32_t> step.found, <uint32_t> step.value)
-        elif <void *> &table.lock is step.address:
+        elif <void *> &table.lock is step.address and step_changes(step):
             check_lock_word(lab, actor, step)
+        return
+    if not step_changes(step):
         return
     table = table_at(lab, step.address)
     if table is NULL:

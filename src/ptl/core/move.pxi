@@ -182,11 +182,12 @@ cdef void move_publish(Move *op, Range *side, char *slot, uint32_t level, Table 
     cdef const LevelFormat *format = &tree.format.level[table.level]
     cdef char *entry = tree.memory + table_offset(tree.block, table)
     cdef uint64_t first = slot_first(tree, level, va), raw, i
-    lock_try(&table.lock, side.me.number)           # nobody else knows it
-    table.in_range = True
-    table.chain = side.locked
-    side.locked = table
-    for i in range(format.entries):
+    if not is_faulty(FRESH_TABLE_NOT_LOCKED):
+        lock_try(&table.lock, side.me.number)       # nobody else knows it
+        table.in_range = True
+        table.chain = side.locked
+        side.locked = table
+    for i in range(0 if is_faulty(FRESH_TABLE_NOT_FROZEN) else format.entries):
         if first + (i << format.shift) >= side.first and first + (i << format.shift) <= side.last:
             raw = entry_load(entry, format)
             if table.level == 1 or classify(&tree.format, table.level, raw) != EMPTY:
@@ -205,6 +206,12 @@ cdef void move_table(Move *op, uint64_t va, Piece *piece) noexcept nogil:
     cdef Table *table = op.new.fresh[1]
     cdef uint64_t raw = entry_load(slot, &tree.format.level[2]), i
     cdef bint is_fresh = classify_in_block(tree, 2, raw) != TABLE
+    if is_fresh and is_faulty(TABLE_HANDED_OVER):
+        entry_exchange(piece.slot, tree.format.level[2].empty, &tree.format.level[2])
+        entry_exchange(slot, piece.raw, &tree.format.level[2])
+        thaw_entries(tree, source, 1, format.entries)
+        op.moved = True
+        return
     if is_fresh:
         op.new.fresh[1] = table.link
         table.link = NULL
@@ -212,13 +219,16 @@ cdef void move_table(Move *op, uint64_t va, Piece *piece) noexcept nogil:
         target = tree.memory + table_offset(tree.block, table)
     else:
         target = tree.memory + child_offset(tree, 2, raw)
-    entry_exchange(piece.slot, tree.format.level[2].empty, &tree.format.level[2])                   # M3
+    if not is_faulty(TABLE_COPIED_BEFORE_IT_LEAVES):
+        entry_exchange(piece.slot, tree.format.level[2].empty, &tree.format.level[2])               # M3
     # Until then hardware may set accessed and dirty in the table that it has found.
     flush(tree, op.old.begun, va, piece.last, NO_FLUSH_OF_A_TABLE)
     detach(&op.old, child_offset(tree, 2, piece.raw), 1)
     for i in range(format.entries):
         raw = entry_load(source + (i << format.entry_shift), format)
         entry_replace(format, target + (i << format.entry_shift), thawed(format, raw), is_fresh)
+    if is_faulty(TABLE_COPIED_BEFORE_IT_LEAVES):
+        entry_exchange(piece.slot, tree.format.level[2].empty, &tree.format.level[2])
     if is_fresh:
         table_publish(tree, slot, 2, table)
     op.moved = True
@@ -229,7 +239,10 @@ cdef void move_entry(Move *op, uint64_t va, Piece *piece) noexcept nogil:
     cdef Tree *tree = op.tree
     cdef const LevelFormat *format = &tree.format.level[piece.level]
     cdef char *slot = move_place(op, va, piece.level)
-    cdef uint64_t raw = entry_exchange(piece.slot, format.empty, format)   # M3
+    cdef uint64_t raw
+    if is_faulty(MOVE_SHOWS_BOTH):
+        entry_exchange(slot, thawed(format, piece.raw), format)
+    raw = entry_exchange(piece.slot, format.empty, format)   # M3
     entry_exchange(slot, thawed(format, raw), format)
     op.moved = True
 
@@ -295,7 +308,7 @@ cdef int move_lock(Move *op) noexcept nogil:
     cdef Range *upper = &op.new
     cdef uint32_t level
     cdef int result
-    if op.new.first < op.old.first:
+    if op.new.first < op.old.first and not is_faulty(OLD_SIDE_LOCKED_FIRST):
         lower, upper = upper, lower
     for level in range(op.tree.format.levels, 0, -1):
         result = range_lock_level(lower, level)

@@ -121,7 +121,7 @@ cdef void range_count(Range *op, uint32_t level, uint64_t table, int inherited, 
             raw = entry_load(slot_of(tree, table, level, va), format)
             state = classify_in_block(tree, level, raw)
         if is_leaf_here(op, level, va, part):
-            op.wanted_leaves[level] += 1
+            op.wanted_leaves[level] += not is_faulty(RANGE_PARKS_NOTHING)
         elif state == TABLE:
             range_count(op, level - 1, child_offset(tree, level, raw), TABLE, va, part)
         else:
@@ -160,12 +160,15 @@ cdef void range_release(Range *op) noexcept nogil:
     cdef Table *table
     cdef uint32_t level
     for level in range(1, op.tree.format.levels + 1):
-        while op.fresh[level] is not NULL:
+        while op.fresh[level] is not NULL and not is_faulty(RANGE_KEEPS_WHAT_IT_RESERVED):
             table = op.fresh[level]
             op.fresh[level] = table.link
             table_return(table)
         if level > 1:
-            unpark_leaf(op.tree, level, op.parked_leaves[level] + op.dropped_leaves[level])
+            unpark_leaf(
+                op.tree, level,
+                op.parked_leaves[level] + (0 if is_faulty(DROPPED_LEAF_STAYS_PARKED) else op.dropped_leaves[level]),
+            )
         op.parked_leaves[level] = 0
         op.dropped_leaves[level] = 0
 
@@ -183,7 +186,7 @@ cdef bint range_touches(Range *op, uint64_t table, uint32_t level, uint64_t va, 
     while True:
         part = min(last, slot_last(format, va))
         state = classify_in_block(tree, level, entry_load(slot_of(tree, table, level, va), format))
-        if state != TABLE or detaches(op, level, va, part):
+        if state != TABLE and not (state == EMPTY and is_faulty(RANGE_LOCKS_NO_HOLE)) or detaches(op, level, va, part):
             return True
         if part == last:
             return False
@@ -195,7 +198,7 @@ cdef int range_lock(Range *op) noexcept nogil:
     cdef uint32_t level
     cdef int result
     for level in range(op.tree.format.levels, 0, -1):
-        result = range_lock_level(op, level)
+        result = range_lock_level(op, op.tree.format.levels + 1 - level if is_faulty(LOWER_LOCK_FIRST) else level)
         if result != DONE:
             return result
     return DONE
@@ -268,7 +271,9 @@ cdef int range_freeze(Range *op, uint64_t table, uint32_t level, uint64_t va, ui
     """
     cdef Tree *tree = op.tree
     cdef const LevelFormat *format = &tree.format.level[level]
-    cdef bint locked = lock_owner(&table_of(tree.block, table).lock) == op.me.number
+    cdef bint locked = (
+        lock_owner(&table_of(tree.block, table).lock) == op.me.number or is_faulty(RANGE_CHANGES_WHAT_IT_HAS_NOT_LOCKED)
+    )
     cdef uint64_t raw, part
     cdef char *slot
     cdef int state, result
@@ -287,11 +292,11 @@ cdef int range_freeze(Range *op, uint64_t table, uint32_t level, uint64_t va, ui
             result = range_freeze(op, child_offset(tree, level, raw), level - 1, va, part)
             if result != DONE:
                 return result
-        elif not locked:
+        elif not locked and not (state == EMPTY and is_faulty(RANGE_LOCKS_NO_HOLE)):
             return range_stopped(op, RESTART, va, level, state)
         else:
             if owns_tables(tree, level, state):
-                raw = entry_freeze(format, slot)
+                raw = entry_freeze(format, slot, freeze_place(op))
                 state = classify(&tree.format, level, raw)
                 if is_part(format, raw, state):
                     run_freeze_outside(op, table, level, raw, va, part)
@@ -313,10 +318,12 @@ cdef int leaves_freeze(Range *op, uint64_t table, uint64_t va, uint64_t last) no
     cdef char *slot = first
     cdef uint64_t raw, at
     cdef int state, result
-    if lock_owner(&table_of(tree.block, table).lock) != op.me.number:
+    if lock_owner(&table_of(tree.block, table).lock) != op.me.number and (
+        not is_faulty(RANGE_CHANGES_WHAT_IT_HAS_NOT_LOCKED)
+    ):
         return range_stopped(op, RESTART, va, 1, EMPTY)
     while slot <= end:
-        raw = entry_freeze(format, slot)
+        raw = entry_freeze(format, slot, freeze_place(op))
         if adds or raw & format.run_any or not is_leaf(format, raw):
             at = va + (<uint64_t> (slot - first) >> format.entry_shift << format.shift)
             state = classify(&tree.format, 1, raw)
@@ -327,6 +334,11 @@ cdef int leaves_freeze(Range *op, uint64_t table, uint64_t va, uint64_t last) no
                 return range_stopped(op, result, at, 1, state)
         slot += <uint64_t> 1 << format.entry_shift
     return DONE
+
+
+cdef inline uint32_t freeze_place(const Range *op) noexcept nogil:
+    """Whose freeze it is, for a test that leaves it out."""
+    return MOVE_FREEZES_NOTHING if op.kind >= MOVE_FROM else RANGE_FREEZES_NOTHING
 
 
 cdef inline int why_not_changed(Range *op, int state, bint is_covered) noexcept nogil:
@@ -348,6 +360,8 @@ cdef void range_thaw(Range *op, uint64_t table, uint32_t level, uint64_t va, uin
     cdef uint64_t raw, part
     cdef char *slot
     cdef int state
+    if is_faulty(RANGE_THAWS_NOTHING):
+        return
     while True:
         part = min(last, slot_last(format, va))
         slot = slot_of(tree, table, level, va)
@@ -463,7 +477,7 @@ cdef void leaves_commit(Range *op, uint64_t table, uint64_t va, uint64_t last, b
             leaf += leaf_step(format)
         elif is_leaf(format, raw) or op.kind == UNMAP and not is_empty(format, raw):
             commit_covered(op, slot, 1, raw, HUGE, private)
-        elif not private:
+        elif not private and not is_faulty(HOLE_STAYS_FROZEN):
             entry_thaw(format, slot)
         slot += width
         va += span(format)
@@ -590,6 +604,8 @@ cdef inline void commit_covered(
             return
         while True:         # hardware may set accessed and dirty meanwhile (N2)
             new = attributes_replaced(format, raw, op.attributes) & ~format.frozen_present
+            if is_faulty(FINAL_VALUE_STAYS_FROZEN):
+                new |= raw & format.frozen_present
             if private:
                 entry_store_private(slot, new, format)
                 break
@@ -665,6 +681,8 @@ cdef int range_settle(Range *op) noexcept nogil:
         return result
     result = range_freeze(op, tree.root, tree.format.levels, op.first, op.last)
     if result == DONE:
+        if is_faulty(RANGE_UNLOCKS_EARLY):
+            range_unlock(op)
         op.begun = change_begin(tree)
         range_commit(op, tree.root, tree.format.levels, op.first, op.last, False)
         if not op.is_gathered:

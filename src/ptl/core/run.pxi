@@ -64,7 +64,7 @@ cdef void run_freeze(Tree *tree, uint32_t level, uint64_t table, uint64_t start,
     cdef const LevelFormat *format = &tree.format.level[level]
     cdef uint64_t i
     for i in range(bytes >> format.shift):
-        entry_freeze(format, slot_of(tree, table, level, start + (i << format.shift)))
+        entry_freeze(format, slot_of(tree, table, level, start + (i << format.shift)), RUN_FREEZES_NOTHING)
 
 
 cdef void run_hide(

@@ -102,11 +102,26 @@ cdef void table_fill_empty(Tree *tree, Table *table, uint32_t level) noexcept no
     cdef char *entry = tree.memory + table_offset(tree.block, table)
     cdef uint64_t i
     table.level = level
+    if is_faulty(PUBLISHED_BEFORE_IT_IS_FILLED) and level == 1:
+        return
+    if is_faulty(PUBLISHED_BY_A_PLAIN_STORE):
+        for i in range(format.entries):
+            store_relaxed_64(<uint64_t *> (entry + (i << format.entry_shift)), format.empty)
+        return
     if format.empty == 0:
         memset(entry, 0, format.table_bytes)        # a shadow of nothing is nothing
         return
     for i in range(format.entries):
         entry_store_private(entry + (i << format.entry_shift), format.empty, format)
+
+
+cdef void table_fill_late(Tree *tree, Table *table) noexcept nogil:
+    """Empty a leaf table that others can see already: for PUBLISHED_BEFORE_IT_IS_FILLED only."""
+    cdef const LevelFormat *format = &tree.format.level[1]
+    cdef char *entry = tree.memory + table_offset(tree.block, table)
+    cdef uint64_t i
+    for i in range(format.entries):
+        entry_exchange(entry + (i << format.entry_shift), format.empty, format)
 
 
 cdef void table_fill_leaves(
@@ -141,13 +156,22 @@ cdef inline void table_publish(Tree *tree, char *slot, uint32_t level, Table *ta
     """Let the slot name a complete private table."""
     table_count(tree, table, 1)
     cdef const LevelFormat *format = &tree.format.level[level]
-    entry_exchange(slot, table_make(format, tree.base + table_offset(tree.block, table)), format)
+    cdef uint64_t raw = table_make(format, tree.base + table_offset(tree.block, table))
+    if is_faulty(PUBLISHED_BY_A_PLAIN_STORE):
+        store_relaxed_64(<uint64_t *> slot, raw)        # on a format of 64 bits
+    else:
+        entry_exchange(slot, raw, format)
 
 
 cdef inline void table_retire(Tree *tree, Table *table) noexcept nogil:
     """For a table that no slot names any more, after its lock was let go."""
     table_count(tree, table, -1)
     count_64(&tree.retired, 1)
+    if is_faulty(NEVER_RETIRED):
+        return
+    if is_faulty(FREED_AT_ONCE):
+        table_return(table)
+        return
     retire(tree.domain, table)
 
 
@@ -169,6 +193,8 @@ cdef int table_lock(Tree *tree, Record *me, uint64_t va, uint32_t level, Found *
             table = table_of(tree.block, offset)
             if not lock_acquire(&table.lock, me.number):
                 return DEADLOCK
+            if is_faulty(NO_LOOK_AFTER_LOCKING):
+                return DONE
             section_enter(me)
             walk(tree, va, level, found)
             section_leave(me)
@@ -219,9 +245,11 @@ cdef int populate(Tree *tree, Record *me, uint64_t va, Found *found) noexcept no
             continue                                # it went away: look again
         if result != DONE:
             return result
-        if found.state != EMPTY:
+        if found.state != EMPTY and not is_faulty(POPULATE_DOES_NOT_LOOK_AGAIN):
             table_unlock(tree, found.table)         # somebody was faster: look again
             continue
+        if is_faulty(POPULATE_LOCKS_NOTHING):
+            table_unlock(tree, found.table)
         critical_enter(me)
         fresh = branch_make(tree, va, level - 1)
         if fresh is not NULL:
@@ -229,7 +257,10 @@ cdef int populate(Tree *tree, Record *me, uint64_t va, Found *found) noexcept no
             table_publish(tree, found.slot, level, fresh)
             count_64(&tree.populates, 1)
         critical_leave(me)
-        table_unlock(tree, found.table)
+        if is_faulty(PUBLISHED_BEFORE_IT_IS_FILLED) and fresh is not NULL and level == 2:
+            table_fill_late(tree, fresh)
+        if not is_faulty(POPULATE_LOCKS_NOTHING):
+            table_unlock(tree, found.table)
         if fresh is not NULL:
             return DONE
         if not frames_may_come(tree, &attempts):
@@ -332,25 +363,30 @@ cdef int retract(Tree *tree, Record *me, uint64_t va, uint32_t level, Found *fou
         table_unlock(tree, found.table)
         return IS_BAD
     child = table_of(tree.block, child_offset(tree, level, found.raw))
-    if not lock_acquire(&child.lock, me.number):
+    if not is_faulty(RETRACT_LOCKS_NO_CHILD) and not lock_acquire(&child.lock, me.number):
         table_unlock(tree, found.table)
         return DEADLOCK
     critical_enter(me)
     entries = tree.memory + table_offset(tree.block, child)
     for i in range(0 if is_faulty(RETRACT_TRUSTS_ITS_LOOK) else below.entries):                 # T3
-        if not is_empty(below, entry_freeze(below, entries + (i << below.entry_shift))):
+        if not is_empty(below, entry_freeze(below, entries + (i << below.entry_shift), RETRACT_FREEZES_NOTHING)):
             thaw_entries(tree, entries, level - 1, i + 1)
             result = NOT_EMPTY
             break
     if result == DONE:
+        if is_faulty(STAMP_BEFORE_THE_SWITCH):
+            child.stamp = fetch_add_64(&tree.domain.epoch, 0)
+        if is_faulty(RETIRED_BEFORE_THE_SWITCH):
+            table_retire(tree, child)
         begun = change_begin(tree)
         entry_exchange(found.slot, tree.format.level[level].empty, &tree.format.level[level])
         flush(tree, begun, slot_first(tree, level, va), slot_end(tree, level, va), NO_FLUSH_OF_A_RETRACT)
         change_end(tree, begun)
         count_64(&tree.retracts, 1)
-    lock_release(&child.lock)
+    if not is_faulty(RETRACT_LOCKS_NO_CHILD):
+        lock_release(&child.lock)
     table_unlock(tree, found.table)
-    if result == DONE:
+    if result == DONE and not is_faulty(RETIRED_BEFORE_THE_SWITCH):
         table_retire(tree, child)
     critical_leave(me)
     collect_a_few(tree.domain)
@@ -359,7 +395,9 @@ cdef int retract(Tree *tree, Record *me, uint64_t va, uint32_t level, Found *fou
 
 cdef void thaw_entries(Tree *tree, char *entries, uint32_t level, uint64_t count) noexcept nogil:
     cdef uint64_t i
-    for i in range(count):
+    if is_faulty(THAW_FORGOTTEN):
+        return
+    for i in range(count - is_faulty(THAW_OF_ONE_TOO_FEW)):
         entry_thaw(&tree.format.level[level], entries + (i << tree.format.level[level].entry_shift))
 
 
@@ -391,7 +429,7 @@ cdef int collapse(
             table_unlock(tree, found.table)
             return IS_BAD
         child = table_of(tree.block, child_offset(tree, level, found.raw))
-        if not lock_acquire(&child.lock, me.number):
+        if not is_faulty(COLLAPSE_LOCKS_NO_CHILD) and not lock_acquire(&child.lock, me.number):
             table_unlock(tree, found.table)
             return DEADLOCK
         critical_enter(me)
@@ -402,9 +440,10 @@ cdef int collapse(
                 result = collapse_locked(tree, va, found.slot, level, how, entries)
                 if result != DONE and how.owns_frames:
                     run_return(tree, level, how.pa)
-            if result != DONE:
+            if result != DONE or is_faulty(LEAF_KEEPS_NOTHING_PARKED):
                 tables_unpark(tree.block, tree.order[level - 1], 1)
-        lock_release(&child.lock)
+        if not is_faulty(COLLAPSE_LOCKS_NO_CHILD):
+            lock_release(&child.lock)
         table_unlock(tree, found.table)
         if result == DONE:
             count_64(&tree.collapses, 1)
@@ -460,7 +499,8 @@ cdef int collapse_locked(
     begun = change_begin(tree)
     if how.pa != UNMAPPED_RAW:
         collapse_copy(tree, begun, entries, level - 1, below.entries, how.pa, first_va)
-    entry_exchange(slot, format.busy, format)                                           # T4
+    if not is_faulty(NO_BUSY_BETWEEN_TABLE_AND_LEAF) and not is_faulty(USED_COLLECTED_EARLY):
+        entry_exchange(slot, format.busy, format)                                       # T4
     flush(tree, begun, first_va, last_va, NO_FLUSH_BEFORE_A_HUGE_LEAF)
     attributes = attributes_of(below, first)
     used = attributes & USED
@@ -468,6 +508,8 @@ cdef int collapse_locked(
         raw = entry_load(entries + (i << below.entry_shift), below)
         if (raw ^ first) & below.attributes.mask and is_leaf(below, raw):
             used |= attributes_of(below, raw) & USED
+    if is_faulty(USED_COLLECTED_EARLY):
+        entry_exchange(slot, format.busy, format)
     raw = attributes_set(below, first, (how.attributes if how.is_given else attributes) | used)
     raw = bits_on(below, format, raw)
     raw = leaf_make(format, leaf_address(below, first, 0) if how.pa == UNMAPPED_RAW else how.pa, raw)
@@ -490,7 +532,7 @@ cdef int collapse_decide(
     cdef uint64_t i, raw, pa, expected = 0
     cdef int state, result = DONE
     for i in range(count):
-        raw = entry_freeze(format, entries + (i << format.entry_shift))
+        raw = entry_freeze(format, entries + (i << format.entry_shift), COLLAPSE_FREEZES_NOTHING)
         if in_place and i and holes[0] == 0:        # the leaf after the last, as nearly all are
             expected += leaf_step(format)
             if (raw ^ expected) & ~format.attributes.used_mask == 0:
@@ -541,7 +583,8 @@ cdef void collapse_copy(
     Tree *tree, bint begun, char *entries, uint32_t level, uint64_t count, uint64_t pa, uint64_t va
 ) noexcept nogil:
     """Copy what so many frozen entries, the first that of va, map to a run of frames, after the right to write (T6)."""
-    withhold_write(tree, entries, level, count)
+    if not is_faulty(WRITE_NOT_WITHHELD):
+        withhold_write(tree, entries, level, count)
     flush(tree, begun, va, va + ((count << tree.format.level[level].shift) - 1), NO_FLUSH_BEFORE_A_COPY)
     copy_frames(tree, entries, level, count, pa)
 
@@ -690,7 +733,9 @@ cdef int split(
                     critical_leave(me)
                     table_unlock(tree, found.table)
                     return result
-                if run is NULL and owns_tables(tree, level, found.state) and not in_run(format, found.raw):
+                if run is NULL and not in_run(format, found.raw) and (
+                    owns_tables(tree, level, found.state) or is_faulty(SPLIT_DOES_NOT_LOOK_AGAIN)
+                ):
                     critical_enter(me)
                     result = split_slot(tree, found.slot, level, target if target else level - 1, into, va)
                     critical_leave(me)
@@ -755,7 +800,7 @@ cdef uint64_t slot_invalidate(Tree *tree, char *slot, uint32_t level) noexcept n
         final = raw | frozen_bit(format, raw)
         if is_leaf(format, raw):
             final = raw & ~format.invalid_clear | format.invalid_set
-        if entry_compare_exchange(slot, &raw, final, format):
+        if is_faulty(NOT_INVALID_WHILE_IT_IS_SPLIT) or entry_compare_exchange(slot, &raw, final, format):
             return thawed(format, raw)
 
 

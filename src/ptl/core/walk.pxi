@@ -100,7 +100,7 @@ cdef inline char *table_below(Tree *tree, uint32_t number, uint64_t raw, uint32_
     elif shape != REGULAR_64:
         below <<= level.address_shift
     below -= tree.base
-    return tree.memory + below if below <= tree.limit[number - 1] else NULL
+    return tree.memory + below if below <= tree.limit[number - 1] or is_faulty(NO_LOOK_AT_THE_BLOCK) else NULL
 
 
 cdef inline uint64_t address_through(
@@ -126,7 +126,9 @@ cdef inline void descend(
         found.raw = slot_load(level, found.slot, shape)                 # W1
         if number == stop:
             break
-        below = table_below(tree, number, found.raw, shape)
+        below = table_below(
+            tree, number, slot_load(level, found.slot, shape) if is_faulty(SLOT_READ_TWICE) else found.raw, shape
+        )
         if below is NULL:
             break
         table = below
@@ -271,10 +273,13 @@ cdef uint64_t translate(Tree *tree, Record *me, uint64_t va, Found *found, uint3
     cdef uint32_t turns = 0
     cdef uint64_t pa
     while True:
+        if is_faulty(WALK_OUTSIDE_A_SECTION):
+            walk(tree, va, 1, found)
+            return translate_found(tree, found, va)
         section_enter(me)
         pa = walk_to_address(tree, va, found)
         section_leave(me)
-        if found.state != BUSY:
+        if found.state != BUSY or is_faulty(BUSY_TAKEN_FOR_AN_ANSWER):
             return pa
         if not again(tree, found.table, &turns) or turns >= patience:
             return UNMAPPED_RAW

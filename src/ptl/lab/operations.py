@@ -104,9 +104,19 @@ def alloc_map_lock(va: int, pa: int) -> Operation:
     return Operation("alloc_map_lock", (va, pa))
 
 
+def map_read(va: int) -> Operation:
+    """`pte_map`, read the entry, close: what a handle reads after its section has ended."""
+    return Operation("map_read", (va,))
+
+
 def touch(va: int, *, write: bool = False, cpu: int = 0) -> Operation:
     """What a CPU does, through its TLB: walk on a miss, set accessed, or accessed and dirty. Needs `tlbs`."""
     return Operation("touch", (va, 2 if write else 1, cpu))
+
+
+def store(va: int, byte: int, *, cpu: int = 0) -> Operation:
+    """As a touch that writes, and store a byte; there has to be memory."""
+    return Operation("touch", (va, 2, cpu, byte + 1))
 
 
 def enter() -> Operation:
