@@ -241,6 +241,9 @@ class Core:
                     for j in self._value(statement.iter, names):
                         unrolled += [ast.Assign([statement.target], ast.Constant(j)), *statement.body]
                     return self._block(unrolled + statements[i + 1 :], names)
+                case ast.While():
+                    if self._is_decided(statement.test, names):
+                        return self._block(statement.body + statements[i:], names)
                 case ast.If():
                     condition, rest = truth(self._value(statement.test, names)), statements[i + 1 :]
                     if isinstance(condition, bool):
@@ -253,6 +256,12 @@ class Core:
                 case _:
                     raise NotImplementedError(ast.unparse(statement))
         return None
+
+    def _is_decided(self, test: ast.expr, names: dict[str, Any]) -> bool:
+        """Whether a loop goes on: always about what is known, a mask or a count."""
+        condition = truth(self._value(test, names))
+        assert isinstance(condition, bool)
+        return condition
 
     def _value(self, node: ast.expr, names: dict[str, Any]) -> Any:
         match node:

@@ -26,6 +26,11 @@ VA = number("va")
 """The address whose entry is read: it matters where a run of entries maps what is larger."""
 
 
+def names_a_table_when_empty(level):
+    """Whether an empty entry would be that of a table: of the one with nothing in it, or of one at address 0."""
+    return level.own.empty_is_table or (level.number > 1 and CORE.table_make(level.own, 0) == level.own.empty)
+
+
 @every_level(has_leaf)
 def test_a_leaf_comes_back_with_its_address_and_is_one(level):
     pa, pa_is_good = level.leaf_pa()
@@ -53,11 +58,12 @@ def test_a_leaf_grants_what_was_asked_for_whatever_its_address(level):
 @every_level(has_tables)
 def test_a_table_comes_back_with_its_address_and_is_one(level):
     pa = number("pa")
-    premises = [pa & (level.arch.table_bytes(level.number - 1) - 1) == 0, level.is_physical(pa)]
+    aligned = pa & (level.arch.table_bytes(level.number - 1) - 1) == 0
+    premises = [aligned, pa <= (1 << level.arch.table_bits) - 1]
     raw = CORE.table_make(level.own, pa)
     prove(CORE.entry_address(level.own, raw) == pa, *premises)
-    if level.own.empty_is_table:  # the one at `empty` is the table of nothing
-        premises.append(raw != level.own.empty)
+    if names_a_table_when_empty(level):
+        premises.append(raw != level.own.empty)  # no other table lies there (frames.pxi, F4)
     prove(level.is_state(raw, State.TABLE), *premises)
     prove(z3.Not(CORE.is_frozen(level.own, raw)), *premises)
 
@@ -87,7 +93,7 @@ def test_an_entry_is_one_thing_only(level):
     is_busy = z3.And(raw == own.busy, own.busy != 0)
     kinds = [is_table, CORE.is_leaf(own, raw), is_busy, CORE.is_invalid(own, raw)]
     prove(z3.AtMost(*(z3.BoolVal(k) if isinstance(k, bool) else k for k in kinds), 1), *fits)
-    others = kinds[1:] if own.empty_is_table else kinds
+    others = kinds[1:] if names_a_table_when_empty(level) else kinds
     prove(z3.Implies(CORE.is_empty(own, raw), z3.Not(z3.Or(*others))), *fits)
 
 
