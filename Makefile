@@ -16,7 +16,7 @@ test-qemu: .venv-test/done   ## page tables judged by QEMU's CPUs, as far as qem
 
 models: .venv-test/done      ## every state of the protocols' models, by Spin, and every number of the formats, by z3
 	.venv-test/bin/pip install --quiet --group proof
-	.venv-test/bin/python -m pytest -m exhaustive tests/models tests/proof $(PYTEST_ARGS)
+	.venv-test/bin/python -m pytest --numprocesses=auto -m exhaustive tests/models tests/proof $(PYTEST_ARGS)
 
 # The interpreter is not instrumented, so the sanitizer's library is loaded before it, at addresses that do not vary.
 THREADS := tests/test_threads.py tests/test_epochs.py tests/test_handles.py tests/test_shootdown.py tests/test_frames.py
