@@ -311,7 +311,7 @@ def test_a_level_is_one_of_the_format(pt, least, call):
 
 
 @EACH_LEVEL
-@pytest.mark.parametrize("level", [*NOT_INTEGERS, None], ids=repr)
+@pytest.mark.parametrize("level", NOT_INTEGERS, ids=repr)
 def test_a_level_is_an_integer(pt, least, call, level):
     with refused(pt, TypeError, "level must be an integer, not"):
         call(pt, level)
@@ -453,7 +453,7 @@ def bad_leaf(arch: ptl.arch.Arch) -> int | None:
 
 def is_settable(arch: ptl.arch.Arch, level: int, raw: int) -> bool:
     """Whether anybody may store this entry by hand on a level: leaves and software's, and on level 1 empty ones."""
-    if arch.level(level).leaf is None:
+    if arch.level(level).leaf is None or raw >> 8 * arch.level(level).word.bytes:
         return False
     entry = arch.decode(raw, level)
     return not entry.frozen and (entry.state in (State.HUGE, State.SOFT) or (level == 1 and entry.state is State.EMPTY))

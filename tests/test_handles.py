@@ -332,7 +332,7 @@ BLOCKED: dict[str, Callable[[ptl.PageTable], object]] = {
     "replace": lambda pt: pt.map(TABLE, 0, PAGE, replace=True),
     "unmap": lambda pt: pt.unmap(TABLE, 2 * PAGE),
     "unmap the table": lambda pt: pt.unmap(TABLE, SPAN),
-    "protect": lambda pt: pt.protect(TABLE, PAGE, "r"),
+    "protect": lambda pt: pt.protect(TABLE, 2 * PAGE, "r"),
     "collapse": lambda pt: pt.collapse(TABLE),
     "pte_map_lock": lambda pt: closed(pt.pte_map_lock(TABLE)),
     "pte_alloc_map_lock": lambda pt: closed(pt.pte_alloc_map_lock(TABLE)),

@@ -302,8 +302,16 @@ cdef inline uint64_t leaf_bits(const LevelFormat *level, uint64_t pa) noexcept n
 
 
 cdef inline uint64_t leaf_step(const LevelFormat *level) noexcept nogil:
-    """How much the entries of neighbouring leaves differ by."""
+    """How much the entries of neighbouring leaves differ by, where an address lies in one piece."""
     return leaf_bits(level, span(level))
+
+
+cdef inline uint64_t leaf_after(const LevelFormat *level, uint64_t raw) noexcept nogil:
+    """The same leaf over the frames that follow; it is part of no run whose entries share an address."""
+    if level.high_mask == 0:
+        return raw + leaf_step(level)
+    # In two pieces: a sum would carry out of the lower one into what lies above it.
+    return raw & ~level.leaf_bits | leaf_bits(level, leaf_address(level, raw, 0) + span(level))
 
 
 cdef inline uint64_t slot_index(const LevelFormat *level, uint64_t va) noexcept nogil:

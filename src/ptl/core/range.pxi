@@ -474,7 +474,7 @@ cdef void leaves_commit(Range *op, uint64_t table, uint64_t va, uint64_t last, b
             continue
         if op.kind == MAP:
             entry_replace(format, slot, run_marked(op.run, leaf), private)
-            leaf += leaf_step(format)
+            leaf = leaf_after(format, leaf)
         elif is_leaf(format, raw) or op.kind == UNMAP and not is_empty(format, raw):
             commit_covered(op, slot, 1, raw, HUGE, private)
         elif not private and not is_faulty(HOLE_STAYS_FROZEN):

@@ -132,16 +132,15 @@ cdef void table_fill_leaves(
     cdef char *entry = tree.memory + table_offset(tree.block, table)
     cdef uint64_t raw = leaf_make(format, pa, bits), step = leaf_step(format), i
     table.level = level
-    if format.shape == NATIVE_64 and format.shadow.offset == 0 and run is NULL:     # the same, in wide stores
+    # The same, in wide stores
+    if format.shape == NATIVE_64 and format.shadow.offset == 0 and format.high_mask == 0 and run is NULL:
         for i in range(format.entries):
             (<uint64_t *> entry)[i] = raw + i * step
         return
     for i in range(format.entries):
-        if format.high_mask:        # in two pieces: a sum would carry out of the lower one into what lies above it
-            raw = leaf_make(format, pa + (i << format.shift), bits)
         entry_store_private(entry, run_marked(run, raw), format)
         entry += <uint64_t> 1 << format.entry_shift
-        raw += step
+        raw = leaf_after(format, raw)
 
 
 cdef inline void table_count(Tree *tree, Table *table, int64_t one) noexcept nogil:
@@ -534,7 +533,7 @@ cdef int collapse_decide(
     for i in range(count):
         raw = entry_freeze(format, entries + (i << format.entry_shift), COLLAPSE_FREEZES_NOTHING)
         if in_place and i and holes[0] == 0:        # the leaf after the last, as nearly all are
-            expected += leaf_step(format)
+            expected = leaf_after(format, expected)
             if (raw ^ expected) & ~format.attributes.used_mask == 0:
                 continue
         expected = raw
