@@ -7,7 +7,7 @@
  *
  * Stands for, in src/ptl/core:
  *     epoch.pxi      section_enter, section_leave, retire, reclaim, limbo_drain, grace_period, limbo_free
- *     handles.pxi    pte_map, close
+ *     handles.pxi    map_table, close
  *
  * Memory: total store order. What a reader stores in its section word becomes visible at any later moment, and at the latest
  * with the reader's next read-modify-write, or with the reclaimer's membarrier. Only the last store in the buffer is kept:
