@@ -108,13 +108,6 @@ def test_with_its_fault_a_guard_fails(faulty: Path, fault: str) -> None:
     assert failed or crashed, f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
 
 
-def test_histories_of_a_table_that_does_not_freeze_fit_no_order(faulty: Path) -> None:
-    history = "linearizability/test_histories.py::test_what_threads_see_fits_some_order_of_their_calls"
-    done = guard(faulty, [history], "nothing is frozen")
-    assert done.returncode == 1, f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
-    assert "first_that_fits_no_order" in done.stdout
-
-
 def test_other_builds_have_no_faults() -> None:
     done = subprocess.run(
         [sys.executable, "-c", "import ptl"],

@@ -46,6 +46,10 @@ class Target:
     times: float | None = None
 
 
+LEAST = 0.01
+"""Of a cost, in nanoseconds or bytes, where a ratio is taken: what no clock here can tell from nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Quartiles:
     """The middle of many samples, and the half of them around it."""
@@ -119,7 +123,7 @@ class Finding:
         """Cost of ours over that of the peer for *at most*, the inverse for *at least*; round by round."""
         over, under = (ours, peer) if bound == "at most" else (peer, ours)
         pairs = zip(self.costs[over], self.costs[under], strict=True)
-        return Quartiles.of([a / b if b else float("inf") for a, b in pairs])
+        return Quartiles.of([max(a, LEAST) / max(b, LEAST) for a, b in pairs])
 
 
 @dataclass(frozen=True, slots=True)
