@@ -317,6 +317,13 @@ def test_a_level_is_an_integer(pt, least, call, level):
         call(pt, level)
 
 
+@pytest.mark.parametrize("name", ["slot", "retract"])
+def test_none_is_no_level_where_one_is_needed(pt, name):
+    """A collapse without one takes the level from the page size."""
+    with refused(pt, TypeError, "level must be an integer, not"):
+        TAKE_A_LEVEL[name][1](pt, None)
+
+
 @ALL
 def test_a_collapse_needs_a_leaf_on_its_level(pt):
     for level in range(2, pt.arch.levels + 1):

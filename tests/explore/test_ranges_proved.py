@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+import ptl
 from labs import NEW, OLD, OTHER, PAGE, SPAN, Setup, huge_leaf, leaf, nothing, one_page, prove, two_tables
 from ptl.lab import operations as op
 from ptl.lab.operations import Operation
@@ -19,10 +20,10 @@ RANGES: dict[str, Operation] = {
 }
 
 
-def without_line(pt: object) -> None:
+def without_line(pt: ptl.PageTable) -> None:
     """Two leaf tables around the line, and nothing in the four pages around it."""
-    two_tables(pt)  # type: ignore[arg-type]
-    pt.unmap(LINE - 2 * PAGE, 4 * PAGE)  # type: ignore[attr-defined]
+    two_tables(pt)
+    pt.unmap(LINE - 2 * PAGE, 4 * PAGE)
 
 
 @pytest.mark.parametrize("setup", [two_tables, without_line, nothing], ids=["full", "holes", "nothing"])

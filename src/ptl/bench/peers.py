@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import ModuleType
 
 from ptl.bench.native import Missing, Program, load
@@ -40,9 +41,9 @@ def module(name: str) -> ModuleType:
 
 def missing() -> Iterator[tuple[str, str]]:
     """The name of each peer that cannot take part, and why."""
-    attempts: dict[str, Callable[[], object]] = {name: lambda name=name: module(name) for name in MODULES}  # type: ignore[misc]
+    attempts: dict[str, Callable[[], object]] = {name: partial(module, name) for name in MODULES}
     for programs in (MAPS, SECTIONS, {"bare loads": BARE, "the machine's limits": LIMITS, "callgrind's marks": MARKS}):
-        attempts |= {name: lambda program=program: load(program) for name, program in programs.items()}  # type: ignore[misc]
+        attempts |= {name: partial(load, program) for name, program in programs.items()}
     for name, attempt in attempts.items():
         try:
             attempt()

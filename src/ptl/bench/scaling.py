@@ -7,6 +7,7 @@ import os
 import threading
 from array import array
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 from ptl import _bench
 from ptl.bench import pages as subject
@@ -64,7 +65,7 @@ def _sides(call_of: Callable[[int], Callable[[], object]], operations: int) -> l
     sides = []
     for threads in THREADS:
         calls = [call_of(number) for number in range(threads)]
-        sides.append(Side(_name(threads), lambda calls=calls: together(calls), threads * operations))  # type: ignore[misc]
+        sides.append(Side(_name(threads), partial(together, calls), threads * operations))
     return sides
 
 
