@@ -375,6 +375,17 @@ def test_all_of_it_keeps_it_whole(arch, size):
     run.pt.check()
 
 
+@EACH_RUN
+@pytest.mark.parametrize("pages", [1, 2])
+def test_a_range_that_cuts_a_run_takes_it_apart_even_when_nothing_else_changes(arch, size, pages):
+    """However many pages: one alone, which has a way of its own through the core, is no exception."""
+    run = place(arch, size, "rx")
+    cut = min(pages * run.page, size - run.page)
+    assert run.pt.protect(run.va, cut, "rx") == 0
+    assert size not in [leaf.size for leaf in run.leaves()]
+    run.pt.check()
+
+
 def test_a_part_of_a_run_of_a_table_that_has_left_does_not_change():
     run = place(size=TWO)
     ptes = run.pt.pte_map(run.va)

@@ -232,11 +232,12 @@ cdef int page_protect(
         elif not is_frozen(format, found.raw):
             if found.state == HUGE:
                 new = attributes_replaced(format, found.raw, attributes)
-                change = CHANGED if new == found.raw else leaf_replace(tree, me, found, &found.raw, new, va)
-                if change == CHANGED:
-                    result = ALREADY if new == found.raw else DONE
-                elif change == PART_OF_RUN:
-                    result = IN_RUN
+                if in_run(format, found.raw):
+                    result = IN_RUN                 # taken apart even when nothing else changes, as any range does
+                elif new == found.raw:
+                    result = ALREADY
+                elif leaf_replace(tree, me, found, &found.raw, new, va) == CHANGED:
+                    result = DONE
             else:
                 result = ALREADY if found.state == EMPTY or found.state == SOFT else NO_TABLE
         section_leave(me)
