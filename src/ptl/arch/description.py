@@ -19,6 +19,9 @@ in a present entry, `Word.frozen_absent` in any other. Only what somebody withou
 frozen: leaves, software's entries, and what is empty in a leaf table. So a level that has neither leaves nor
 is the leaf level needs no such bit. `Level.busy` is what a slot holds between table and huge leaf.
 
+Where software walks, and a level has runs and no `Level.invalid`, it looks at that bit: whoever refills a TLB
+takes no frozen leaf, and looks again, for a run is being made there or taken apart.
+
 The core reads a description once, when a table is made, and this module reads the same one to encode and
 decode single entries in plain Python: two readers of one text, compared by the tests.
 """
@@ -242,7 +245,7 @@ class Run:
     entries: int
     """How many: a power of two, at most a table's."""
     marks: Pattern
-    """What each of them looks like. An ordinary leaf has none of the bits of `mask`, but for those of an address."""
+    """What each of them looks like. A leaf by itself has `Level.leaf_set` under that mask, but for bits of an address."""
     is_base: bool = False
     """Whether each of them has the address of the first; its low bits, which would be 0, may be marks. Otherwise each
     has its own."""
@@ -275,7 +278,8 @@ class Level:
     runs: tuple[Run, ...] = ()
     """The larger pages that leaves of this level can be together, smallest first."""
     invalid: Pattern | None = None
-    """None where a leaf of this size cannot be split, and there are no runs to take apart."""
+    """None where a leaf of this size cannot be split, and there are no runs to take apart; or where only software walks,
+    which takes no frozen leaf into a TLB then."""
     invalid_clear: int = 0
     """A leaf becomes invalid by clearing these bits and setting `invalid_set`."""
     invalid_set: int = 0
@@ -325,7 +329,7 @@ class Level:
         return replace(own, mask=own.mask & ~_shifted(low, -own.left_shift))
 
     def _may_be_run(self, raw: int) -> bool:
-        return any(raw & run.marks.mask & ~self.leaf_address.bits for run in self.runs)
+        return any((raw ^ self.leaf_set) & run.marks.mask & ~self.leaf_address.bits for run in self.runs)
 
     def lacks_run(self, raw: int) -> bool:
         """Whether the entry has marks that no run has."""
@@ -511,8 +515,10 @@ class Arch:
         if not 0 <= pa < 1 << self.pa_bits or not geometry.leaf_address.holds(pa):
             raise AddressError(f"pa {pa:#x} is outside the {self.pa_bits} bits of {self.name}")
         granted = self.attributes(flags)
-        field = geometry.leaf_address if run is None else geometry.address_in_run(run)
-        raw = geometry.leaf_set | field.put(pa) | (0 if run is None else run.marks.value)
+        field, raw = geometry.leaf_address, geometry.leaf_set
+        if run is not None:
+            field, raw = geometry.address_in_run(run), raw & ~run.marks.mask | run.marks.value
+        raw |= field.put(pa)
         for choice in geometry.word.attributes:
             raw |= choice.put(granted)[0]
         return raw

@@ -13,8 +13,10 @@ of the user and W writable (together PR), C cached, Wt write-through, D dirty, w
 Sh for every address space: G. Whoever can reach a page can read and execute it. F is the bit that Linux has for a page
 without access, which then is not present: no present entry of Linux has it, and it does not get to the TLB.
 
-sz1 and sz0 say how large a page the entry is a part of: 1 is 4 KiB, which is written here, 2 is 64 KiB, 3 is 1 MiB and
-0 is 1 KiB. Space is for PCMCIA. Neither is looked at.
+sz1 and sz0 say how large a page the entry is a part of: with sz0 alone it is a page of 4 KiB by itself; with sz1 one of 16
+neighbours that are 64 KiB, with both one of 256 that are 1 MiB. Each of them has an address of its own, of which the TLB
+takes the part above the page. Neither is a page of 1 KiB, which the tree has no room for: such an entry is BAD. Space is
+for PCMCIA, and not looked at.
 
 Tables are named by virtual addresses in P1, on all 512 MiB of physical addresses, cached. Software's entries are
 Linux's swap entries:
@@ -29,9 +31,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ptl.arch.description import Arch, Choice, Field, Level, Pattern, Soft, Word
+from ptl.arch.description import Arch, Choice, Field, Level, Pattern, Run, Soft, Word
 
-CACHED, SIZE_4K, P, NO_ACCESS = (1 << bit for bit in (3, 4, 8, 9))
+CACHED, SZ0, SZ1, P, NO_ACCESS = (1 << bit for bit in (3, 4, 7, 8, 9))
 P1 = 0x8000_0000
 WORD = Word(
     bytes=4,
@@ -54,7 +56,7 @@ SH = Arch(
     title="SuperH SH-4",
     source=(
         "SH-4 Software Manual (REJ09B0318), section 3 (memory management unit), PTEL; "
-        "Linux arch/sh/include/asm/pgtable_32.h, pgtable-2level.h, page.h"
+        "Linux arch/sh/include/asm/pgtable_32.h, pgtable-2level.h, page.h, arch/sh/mm/hugetlbpage.c"
     ),
     va_bits=32,
     pa_bits=29,
@@ -71,8 +73,12 @@ SH = Arch(
             bits=10,
             table=None,
             leaf=Pattern(P, P),
-            leaf_set=P | CACHED | SIZE_4K,
+            leaf_set=P | CACHED | SZ0,
             address=Field(0x1FFF_F000),
+            runs=(
+                Run(entries=16, marks=Pattern(SZ1 | SZ0, SZ1)),
+                Run(entries=256, marks=Pattern(SZ1 | SZ0, SZ1 | SZ0)),
+            ),
         ),
         Level(
             name="PGD",

@@ -25,6 +25,7 @@ cdef enum Fault:
     SHADOW_AFTER_THE_ENTRY              # two changes of one entry, and the shadow of the first is stored last
     NO_FLUSH_BEFORE_A_RUN
     NO_FLUSH_BEFORE_A_RUN_IS_APART
+    FROZEN_LEAF_REFILLED
     # the walk and its section
     SLOT_READ_TWICE
     NO_LOOK_AT_THE_BLOCK
@@ -121,6 +122,7 @@ FAULTS = {
     "shadow after the entry": SHADOW_AFTER_THE_ENTRY,
     "no flush before a run": NO_FLUSH_BEFORE_A_RUN,
     "no flush before a run is taken apart": NO_FLUSH_BEFORE_A_RUN_IS_APART,
+    "frozen leaf refilled": FROZEN_LEAF_REFILLED,
     # the walk and its section
     "slot read twice": SLOT_READ_TWICE,
     "no look at the block": NO_LOOK_AT_THE_BLOCK,

@@ -66,6 +66,7 @@ cdef struct Shadow:
 cdef struct Run:                        # neighbours that are one larger page
     uint64_t mask
     uint64_t marks                      # what an entry of it holds under the mask
+    uint64_t alone                      # what a leaf by itself holds under it, addresses aside
     uint64_t aside                      # the mask, and what of an address it does not keep
     uint64_t bytes
     uint64_t entries                    # 0: there is no such run
@@ -97,7 +98,9 @@ cdef struct LevelFormat:
     uint32_t has_leaf
     uint32_t leaf_shift
     uint64_t run_base       # has one of these bits when its run has the address of the first in each entry
-    uint64_t run_any        # what only runs have
+    uint64_t run_any        # what a leaf by itself has in one way only,
+    uint64_t run_alone      # this one
+    bint frozen_is_hidden   # whether who refills a TLB takes no frozen leaf (run.pxi, U4)
     bint empty_is_table
     uint64_t soft_mask      # the offset of a software entry
     uint64_t soft_flip      # the bits of it that are stored inverted
@@ -334,19 +337,24 @@ cdef inline bint is_invalid(const LevelFormat *level, uint64_t raw) noexcept nog
 cdef inline bint grants(const LevelFormat *level, uint64_t raw) noexcept nogil:
     """Where permissions or marks tell a leaf, or some are reserved: whether these are a leaf's."""
     return (level.leaf_any == 0 or raw & level.leaf_any != 0) and raw & level.reserved_mask != level.reserved_value and (
-        raw & level.run_any == 0 or run_of(level, raw) is not NULL
+        not may_be_run(level, raw) or run_of(level, raw) is not NULL
     )
+
+
+cdef inline bint may_be_run(const LevelFormat *level, uint64_t raw) noexcept nogil:
+    """Whether an entry, if it is a leaf, is none by itself."""
+    return (raw ^ level.run_alone) & level.run_any != 0
 
 
 cdef inline bint in_run(const LevelFormat *level, uint64_t raw) noexcept nogil:
     """Whether an entry is a leaf that is part of a run."""
-    return raw & level.run_any != 0 and is_leaf(level, raw)
+    return may_be_run(level, raw) and is_leaf(level, raw)
 
 
 cdef const Run *run_of(const LevelFormat *level, uint64_t raw) noexcept nogil:
     """The run that a leaf is part of, or NULL."""
     cdef int i
-    if raw & level.run_any:
+    if may_be_run(level, raw):
         for i in range(RUNS):
             if level.run[i].entries and raw & level.run[i].mask == level.run[i].marks:
                 return &level.run[i]
@@ -366,7 +374,7 @@ cdef inline uint64_t run_marked(const Run *run, uint64_t raw) noexcept nogil:
 cdef inline uint64_t run_unmarked(const LevelFormat *level, uint64_t raw, uint64_t va) noexcept nogil:
     """The leaf in the entry of va, which is part of a run, by itself."""
     cdef const Run *run = run_of(level, raw)
-    return raw & ~run.aside & ~level.leaf_bits | leaf_bits(level, leaf_address(level, raw, va))
+    return raw & ~run.aside & ~level.leaf_bits | run.alone | leaf_bits(level, leaf_address(level, raw, va))
 
 
 cdef inline bint is_present(const LevelFormat *level, uint64_t raw) noexcept nogil:
@@ -581,7 +589,7 @@ cdef int format_read(Format *format, object arch) except -1:
             attributes_read(&format.attributes[kinds], word, arch.implied)
             known.append(word.attributes)
             kinds += 1
-        level_read(level, description, arch.byte_order == sys.byteorder)
+        level_read(level, description, arch.byte_order == sys.byteorder, arch.walker == "software")
         level.number = number
         level.attributes = &format.attributes[<uint32_t> known.index(word.attributes)]
         if number > 1 and level.has_leaf and (has_gap(format.level[1].soft_mask) or has_gap(level.soft_mask)):
@@ -626,7 +634,7 @@ cdef bint is_odd(const LevelFormat *level) noexcept nogil:
     )
 
 
-cdef int level_read(LevelFormat *level, object description, bint is_native) except -1:
+cdef int level_read(LevelFormat *level, object description, bint is_native, bint is_refilled) except -1:
     word = description.word
     leaf_field = description.leaf_address
     if word.bytes == 8:
@@ -675,32 +683,34 @@ cdef int level_read(LevelFormat *level, object description, bint is_native) exce
     level.leaf_mask, level.leaf_value = pattern_of(description.leaf)
     level.invalid_mask, level.invalid_value = pattern_of(description.invalid)
     level.reserved_mask, level.reserved_value = pattern_of(description.leaf_never)
-    runs_read(level, description)
+    runs_read(level, description, is_refilled)
     return shadow_read(&level.shadow, description.shadow)
 
 
-cdef int runs_read(LevelFormat *level, object description) except -1:
+cdef int runs_read(LevelFormat *level, object description, bint is_refilled) except -1:
     cdef Run *run
     cdef int i
     if len(description.runs) > RUNS:
         raise FormatError(f"a level has at most {RUNS} kinds of runs")
+    level.frozen_is_hidden = description.invalid is None and len(description.runs) > 0
+    if level.frozen_is_hidden and not is_refilled:
+        raise FormatError("a level with runs that hardware walks needs what an invalid leaf looks like")
     for i, described in enumerate(description.runs):
-        if described.entries > description.entries or described.entries.bit_count() != 1 or description.invalid is None:
-            raise FormatError(
-                f"a run of {described.entries} entries needs a table of at least as many, a power of two, and what an "
-                "invalid leaf looks like"
-            )
+        if described.entries > description.entries or described.entries.bit_count() != 1:
+            raise FormatError(f"a run of {described.entries} entries needs a table of at least as many, a power of two")
         run = &level.run[i]
         run.mask, run.marks = described.marks.mask, described.marks.value
         run.entries = described.entries
         run.bytes = description.run_bytes(described)
         run.is_base = described.is_base
+        run.alone = run.mask & level.leaf_set & ~level.leaf_bits
         run.aside = run.mask | (description.leaf_address.bits & ~description.address_in_run(described).bits)
         level.run_any |= run.mask & ~level.leaf_bits
         if run.is_base:
             level.run_base |= run.mask & ~level.leaf_bits
-        # One bit, and it is a run: there is nothing else to look at.
-        level.leaf_has_more |= len(description.runs) > 1 or run.mask != run.marks or run.mask & level.leaf_bits != 0
+        # Of one bit both values mean something: there is nothing else to look at.
+        level.leaf_has_more |= len(description.runs) > 1 or described.marks.mask.bit_count() > 1
+    level.run_alone = level.run_any & level.leaf_set
     return 0
 
 

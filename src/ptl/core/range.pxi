@@ -324,7 +324,7 @@ cdef int leaves_freeze(Range *op, uint64_t table, uint64_t va, uint64_t last) no
         return range_stopped(op, RESTART, va, 1, EMPTY)
     while slot <= end:
         raw = entry_freeze(format, slot, freeze_place(op))
-        if adds or raw & format.run_any or not is_leaf(format, raw):
+        if adds or may_be_run(format, raw) or not is_leaf(format, raw):
             at = va + (<uint64_t> (slot - first) >> format.entry_shift << format.shift)
             state = classify(&tree.format, 1, raw)
             if is_part(format, raw, state):

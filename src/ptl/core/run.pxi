@@ -13,8 +13,10 @@ U2  An entry of a run is changed only by the holder of its table's lock, who has
     compare-exchange without a lock. But for accessed and dirty, which hardware sets in any of them.
 U3  A change of all of a run leaves it one. A change of a part takes it apart first, accessed and dirty of any entry
     set in every leaf that it becomes.
-U4  No TLB sees the run and its parts: in between every entry is INVALID, which hardware does not see and software still
-    reads, and all of the run is flushed. (Accessed, dirty and permissions may differ among its entries until the flush.)
+U4  No TLB sees the run and its parts: in between every entry is hidden, and all of the run is flushed. (Accessed, dirty and
+    permissions may differ among its entries until the flush.) Hidden is INVALID, which hardware does not see and software
+    still reads. A format that only software walks may have no such value: there hidden is frozen. Whoever refills a TLB from
+    it takes no frozen leaf, and looks again (tlb.pxi, cache_fill).
 U5  Accessed and dirty of any entry are the run's.
 
 A reader finds one entry, and each entry is right by itself: so translations are linearizable as everywhere. Accessed and
@@ -32,7 +34,7 @@ cdef inline uint64_t run_start(const Run *run, uint64_t va) noexcept nogil:
 
 cdef inline bint is_part(const LevelFormat *format, uint64_t raw, int state) noexcept nogil:
     """Whether an entry that was found in that state is part of a run."""
-    return raw & format.run_any != 0 and (state == HUGE or state == INVALID)
+    return may_be_run(format, raw) and (state == HUGE or state == INVALID)
 
 
 cdef inline bint is_part_of(const LevelFormat *format, uint64_t raw, const Run *run) noexcept nogil:
@@ -42,7 +44,7 @@ cdef inline bint is_part_of(const LevelFormat *format, uint64_t raw, const Run *
 
 
 cdef inline uint64_t leaf_hidden(const LevelFormat *format, uint64_t raw) noexcept nogil:
-    """A leaf, as only software sees it."""
+    """A leaf, as only software sees it; the same where frozen is hidden."""
     return raw & ~format.invalid_clear | format.invalid_set
 
 
@@ -70,10 +72,10 @@ cdef void run_freeze(Tree *tree, uint32_t level, uint64_t table, uint64_t start,
 cdef void run_hide(
     Tree *tree, bint begun, uint32_t level, uint64_t table, uint64_t start, uint64_t bytes, uint32_t place
 ) noexcept nogil:
-    """Hide the frozen leaves of a run, or of what will be one, from hardware; `place` is a Fault (U4)."""
+    """Hide the frozen leaves of a run, or of what will be one, from TLBs; `place` is a Fault (U4)."""
     cdef const LevelFormat *format = &tree.format.level[level]
     cdef uint64_t i
-    for i in range(bytes >> format.shift):
+    for i in range(0 if format.frozen_is_hidden else bytes >> format.shift):
         leaf_hide(format, slot_of(tree, table, level, start + (i << format.shift)))
     flush(tree, begun, start, start + (bytes - 1), place)
 

@@ -205,6 +205,13 @@ cdef bint is_stale(Cache *cache, Tree *tree, Record *me, uint64_t va, const Tran
     return True
 
 
+cdef inline bint is_hidden(const LevelFormat *format, const Found *found) noexcept nogil:
+    """Whether no TLB may take what is there, and a look later will find something else (run.pxi, U4)."""
+    if found.state == HUGE:
+        return format.frozen_is_hidden and is_frozen(format, found.raw) and not is_faulty(FROZEN_LEAF_REFILLED)
+    return found.state == BUSY or found.state == INVALID
+
+
 cdef int cache_fill(
     Cache *cache, Tree *tree, Record *me, uint32_t asid, uint64_t va, uint32_t needs, Translation **place, Found *found
 ) noexcept nogil:
@@ -216,7 +223,7 @@ cdef int cache_fill(
     while result == MISS:
         walk(tree, va, 1, found)
         format = &tree.format.level[found.level]
-        if found.state == BUSY or found.state == INVALID:
+        if is_hidden(format, found):
             result = WAIT
         elif found.state != HUGE:
             result = FAULT
@@ -233,7 +240,7 @@ cdef int cache_fill(
             elif format.shadow.offset:              # the fault handler marks the entry, and who has frozen it is waited for
                 change = entry_change(me, format, found.slot, &raw, marked)
                 result = HIT if change == CHANGED else WAIT if change == FROZEN else MISS
-            # Frozen or not: hardware does not know that bit. A failure is somebody else's change.
+            # Frozen or not: hardware does not know that bit. A failure is somebody else's change, or its freeze.
             elif entry_compare_exchange(found.slot, &raw, marked, format):
                 result = HIT
     section_leave(me)
