@@ -141,6 +141,7 @@ FOURTH, HALF = 0b11 << 12, 0b10 << 12
 RUNS = replace(
     TINY,
     name="runs",
+    walker="hardware",
     va_bits=17,
     layout=(
         replace(
@@ -166,6 +167,28 @@ RUNS = replace(
 """32 pages: two of them, or four, can be one page, and so can two of the four leaves on top. Two have addresses of
 their own; four have that of the first, with two in its low bits."""
 
+SIZE_ALONE, SIZE_TWO, SIZE_FOUR = (number << 62 for number in (1, 2, 3))
+SIZES = 0b11 << 62
+REFILLED_RUNS = replace(
+    RUNS,
+    name="refilled runs",
+    walker="software",
+    layout=(
+        replace(
+            RUNS.level(1),
+            leaf_set=1 | LEAF | SIZE_ALONE,
+            runs=(
+                Run(entries=2, marks=Pattern(SIZES, SIZE_TWO)),
+                Run(entries=4, marks=Pattern(SIZES, SIZE_FOUR), is_base=True),
+            ),
+            invalid=None,
+            invalid_clear=0,
+        ),
+        RUNS.level(2),
+    ),
+)
+"""The same, read by software alone: so no value is one that hardware does not see. A page by itself has a mark too."""
+
 MADE_UP: dict[str, Arch] = {
     arch.name: arch
     for arch in (
@@ -177,6 +200,7 @@ MADE_UP: dict[str, Arch] = {
         NOTHING_IS_A_TABLE,
         REGIONS,
         RUNS,
+        REFILLED_RUNS,
     )
 }
 

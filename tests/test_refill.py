@@ -43,11 +43,11 @@ def walk_sparc64(frames: Frames, root: int, va: int) -> int | None:
 
 
 def refill_sparc64(frames: Frames, root: int, va: int) -> Loaded | None:
-    """And what that means, by the UltraSPARC User's Manual, 6.2."""
+    """And what that means, by the UltraSPARC User's Manual, 6.2, and that of UltraSPARC-IV+, which has more sizes."""
     entry = walk_sparc64(frames, root, va)
     if entry is None:
         return None
-    page_bits = {0b00: 13, 0b01: 16, 0b10: 19, 0b11: 22}[entry >> 61 & 0b11]
+    page_bits = {0b000: 13, 0b001: 16, 0b010: 19, 0b011: 22, 0b101: 28}[entry >> 61 & 0b11 | entry >> 46 & 0b100]
     pa = entry & (1 << 43) - (1 << page_bits) | va & (1 << page_bits) - 1
     return pa, "r" + "w" * (entry >> 1 & 1) + "x" * (entry >> 12 & 1) + "u" * (~entry >> 2 & 1)
 
@@ -79,12 +79,13 @@ def refill_parisc64(frames: Frames, root: int, va: int) -> Loaded | None:
 
 
 def parisc_page(entry: int, va: int, physical_bits: int) -> Loaded | None:
-    """make_insert_tlb. The processor leaves out the bits of an address that it has not got."""
+    """make_insert_tlb. The processor leaves out the bits of an address that it has not got, or that are in its page."""
     if not entry & 1 << 9:
         return None
     assert not entry & (1 << 6 | 1 << 4 | 1 << 3)  # no trap on access or on a store, no gateway
     rights = "r" * (entry & 1) + "w" * (entry >> 1 & entry >> 5 & 1) + "x" * (entry >> 2 & 1)
-    return entry & (1 << physical_bits) - (1 << 12) | va & 0xFFF, rights + "u" * (entry >> 11 & 1)
+    page = 1 << 20 if physical_bits == 40 and entry >> 10 & 1 else 1 << 12
+    return entry & (1 << physical_bits) - page | va & page - 1, rights + "u" * (entry >> 11 & 1)
 
 
 def refill_ia64(frames: Frames, root: int, va: int) -> Loaded | None:
@@ -126,7 +127,8 @@ def refill_powerpc_8xx(frames: Frames, root: int, va: int) -> Loaded | None:
     access_group = level_1 & 0x1C0 | entry & 0x20
     if not access_group & 0x20:
         return None
-    data = entry & ~0xF0 | 0xF0
+    size = level_1 & 0b1100 | entry >> 9 & 0b0100  # for MD_TWC, whose page size is in these two bits
+    data = entry & ~0x8F0 | 0xF0
     code = entry & ~0xF00 | (entry & 0x40) << 4 | 0xF0 | 0x200
     if not data & 1:
         return None
@@ -135,7 +137,8 @@ def refill_powerpc_8xx(frames: Frames, root: int, va: int) -> Loaded | None:
     executable = {0b00: "", 0b01: "x"}[code >> 10 & 0b11]
     if not data & 1 << 8:  # change
         passes = passes.replace("w", "")
-    return data & 0xFFFF_F000 | va & 0xFFF, passes + executable + "u" * (access_group >> 6 & 1)
+    page = {(0b00, 0): 4 << 10, (0b00, 1): 16 << 10, (0b01, 1): 512 << 10}[size >> 2, data >> 3 & 1]
+    return data & -page | va & page - 1, passes + executable + "u" * (access_group >> 6 & 1)
 
 
 REFILLS: dict[str, Refill] = {
@@ -190,12 +193,15 @@ def some_addresses(arch: Arch, rng: random.Random) -> list[int]:
 @EACH
 @pytest.mark.parametrize("seed", range(5))
 def test_a_handler_finds_what_translate_finds(arch, refill, seed):
-    """Random pages of every size with random flags, mapped and unmapped: their first and last bytes, and others."""
+    """Random pages of every size with random flags, mapped and unmapped: their first and last bytes, and others.
+
+    Of a run any entry is enough: the TLB gets all of the page, the frames at its beginning too.
+    """
     rng = random.Random(seed)
     pt = new_table(arch)
     addresses = some_addresses(arch, rng)
     for _ in range(60):
-        va, size = rng.choice(addresses), rng.choice(arch.page_sizes)
+        va, size = rng.choice(addresses), rng.choice(arch.page_sizes + arch.run_sizes)
         va &= -size
         if rng.random() < 0.2:
             pt.unmap(va, size)
@@ -220,7 +226,10 @@ def test_a_handler_sees_each_right_and_each_mark(arch, refill):
 
 @EACH
 def test_a_frozen_page_is_the_same_page_to_a_handler(arch, refill):
-    """And what is not there is not there, whatever else is in the entry."""
+    """A handler of Linux does not look at the freeze. And what is not there is not there, whatever else is in the entry.
+
+    With runs in the table it must look: that is asked of `ptl.tlb` in `test_runs.py`.
+    """
     pt = new_table(arch)
     pt.map(0, 1 << 30, flags="rwxad")
     before = refill(pt.frames, pt.root, 5)

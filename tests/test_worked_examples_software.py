@@ -14,6 +14,16 @@ from ptl.arch import Entry, SoftEntry
 from test_worked_examples import BAD, EMPTY, cases, leaf, table
 from test_worked_examples import EXAMPLES as HARDWARE_EXAMPLES
 
+KIB, MIB = 1 << 10, 1 << 20
+
+
+def part(name: str, size: int, pa: int, flags: str, frozen: bool = False) -> Entry:
+    """A leaf that is part of a page of that size."""
+    levels = ptl.arch.get(name).layout
+    (run,) = (run for level in levels for run in level.runs if level.run_bytes(run) == size)
+    return Entry(State.HUGE, pa, flags, frozen, run)
+
+
 # By name: level, word, meaning
 EXAMPLES: dict[str, list[tuple[int, int, Entry]]] = {
     "ia64": [
@@ -125,7 +135,8 @@ EXAMPLES: dict[str, list[tuple[int, int, Entry]]] = {
     ],
     "parisc64": [
         (1, 0x0000_00FF_FFFF_FB23, leaf(0xFF_FFFF_F000, "rwuad")),
-        (1, 0x0000_0000_1234_5723, leaf(0x1234_5000, "rwad")),  # huge: part of a run
+        (1, 0x0000_0000_1234_5723, part("parisc64", MIB, 0x1234_5000, "rwad")),  # huge
+        (1, 0x8000_0000_1234_5F23, part("parisc64", MIB, 0x1234_5000, "rwuad", frozen=True)),
         (1, 0x8000_0000_1234_5B23, leaf(0x1234_5000, "rwuad", frozen=True)),
         (1, 0x0000_0100_0000_0323, BAD),
         (1, 0xFFFF_FFFF_F000_03A3, Entry(State.BAD, frozen=True)),  # a device
@@ -145,7 +156,10 @@ EXAMPLES: dict[str, list[tuple[int, int, Entry]]] = {
         (1, 0x1234_5125, leaf(0x1234_5000, "rwugad")),  # PAGE_KERNEL: SH, dirty
         (1, 0x1234_5137, leaf(0x1234_5000, "rwugad")),  # PAGE_KERNEL_NCG: no cache, guarded
         (1, 0x1234_5665, leaf(0x1234_5000, "rxuga")),  # PAGE_KERNEL_ROX
-        (1, 0x0008_1829, leaf(0x8_1000, "rwua")),  # SPS and HUGE: the second part of 512 KiB
+        (1, 0x1234_5029, part("powerpc_8xx", 16 * KIB, 0x1234_5000, "rwua")),  # SPS: the second part
+        (1, 0x0008_1829, part("powerpc_8xx", 512 * KIB, 0x8_1000, "rwua")),  # SPS and HUGE: the second part
+        (1, 0x0008_18A9, part("powerpc_8xx", 512 * KIB, 0x8_1000, "rwua", frozen=True)),
+        (1, 0x1234_5821, BAD),  # HUGE alone
         (1, 0x1234_56A1, leaf(0x1234_5000, "rua", frozen=True)),  # special
         (1, 0, EMPTY),
         (2, 0x0100_1041, table(0x100_1000)),  # user, present
@@ -160,6 +174,10 @@ EXAMPLES: dict[str, list[tuple[int, int, Entry]]] = {
         (1, 0x0C12_3558, leaf(0xC12_3000, "rxua")),  # PAGE_READONLY
         (1, 0x0C12_353E, leaf(0xC12_3000, "rwxgad")),  # PAGE_KERNEL: and dirty, shared; not the user's
         (1, 0x0C12_373E, leaf(0xC12_3000, "rwxgad", frozen=True)),
+        (1, 0x0C12_35E8, part("sh", 64 * KIB, 0xC12_3000, "rwxua")),  # PAGE_SHARED, SZ1: the fourth part
+        (1, 0x0C12_35F8, part("sh", MIB, 0xC12_3000, "rwxua")),  # SZ1 and SZ0
+        (1, 0x0C12_37F8, part("sh", MIB, 0xC12_3000, "rwxua", frozen=True)),
+        (1, 0x0C12_3568, BAD),  # neither: 1 KiB
         (1, 0x0C12_3618, BAD),  # PAGE_NONE
         (1, 0, EMPTY),
         (2, 0x8C00_1000, table(0xC00_1000)),
@@ -175,13 +193,18 @@ EXAMPLES: dict[str, list[tuple[int, int, Entry]]] = {
         (1, 0x0000_0000_1234_52B0, leaf(0x1234_4000, "rxu")),  # old
         (1, 0x8000_0000_1234_5FB6, leaf(0x1234_4000, "rwxad")),  # PAGE_KERNEL: privileged
         (1, 0x8000_07FF_FFFF_F6B1, leaf(0x7FF_FFFF_E000, "rxuga")),  # the last frame; global
-        (1, 0xA000_0000_1234_57B0, leaf(0x1234_4000, "rwxua")),  # part of 64 KiB
+        (1, 0xA000_0000_1234_57B0, part("sparc64", 64 * KIB, 0x1234_4000, "rwxua")),
+        (1, 0xC000_0000_1234_57B0, part("sparc64", 512 * KIB, 0x1234_4000, "rwxua")),
+        (1, 0xE000_0000_1234_57B0, part("sparc64", 4 * MIB, 0x1234_4000, "rwxua")),
+        (1, 0xA400_0000_1234_57B0, part("sparc64", 64 * KIB, 0x1234_4000, "rwxua", frozen=True)),
+        (1, 0xA001_0000_1234_57B0, BAD),  # of 256 MiB, in a table of 8 MiB
         (1, 0x8400_0000_1234_57B0, leaf(0x1234_4000, "rwxua", frozen=True)),
         (1, 0x0000_0000_1234_44B0, BAD),  # PAGE_NONE
         (1, 0, EMPTY),
         (2, 0xE100_0000_0080_1FB2, leaf(0x80_0000, "rwxuad")),  # huge, 4 MiB in the TLB
         (2, 0x6100_0000_0080_1BB2, leaf(0x80_0000, "rwxud")),  # old
-        (2, 0xA101_0000_1080_17B0, leaf(0x1080_0000, "rwxua")),  # part of 256 MiB
+        (2, 0xA101_0000_1080_17B0, part("sparc64", 256 * MIB, 0x1080_0000, "rwxua")),  # the second part
+        (2, 0xA100_0000_0080_1FB2, BAD),  # 64 KiB
         (2, 0x6180_0000_0080_1FB2, Entry(State.INVALID, 0x80_0000, "rwxuad")),  # pmdp_invalidate, and I
         (2, 0x0100_2000, table(0x100_2000)),
         (2, 0x0100_2001, BAD),
@@ -235,9 +258,16 @@ MADE = [
     ("parisc", 1, 0x1234_5B23),
     ("parisc", 1, 0x1234_5325),
     ("parisc64", 1, 0x0000_00FF_FFFF_FB23),
+    ("parisc64", 1, 0x0000_0000_1234_5723),
+    ("powerpc_8xx", 1, 0x1234_5029),
+    ("powerpc_8xx", 1, 0x0008_1829),
     ("powerpc_8xx", 1, 0x1234_5125),
     ("powerpc_8xx", 1, 0x1234_5621),
     ("sh", 1, 0x0C12_353E),
+    ("sh", 1, 0x0C12_35E8),
+    ("sh", 1, 0x0C12_35F8),
+    ("sparc64", 1, 0xC000_0000_1234_57B0),
+    ("sparc64", 2, 0xA101_0000_1080_17B0),
     ("sparc64", 1, 0x8000_0000_1234_57B0),
     ("sparc64", 1, 0x8000_0000_1234_5FB6),
     ("sparc64", 2, 0xE100_0000_0080_1FB2),
@@ -250,7 +280,7 @@ MADE = [
 def test_that_word_is_the_one_that_is_written(name, level, raw):
     arch = ptl.arch.get(name)
     meaning = arch.decode(raw, level)
-    assert arch.encode(meaning.pa, meaning.flags, level) == raw
+    assert arch.encode(meaning.pa, meaning.flags, level, run=meaning.run) == raw
 
 
 SOFT = [  # type 6 at offset 0x1234, and exclusive

@@ -19,8 +19,8 @@ in a present entry, `Word.frozen_absent` in any other. Only what somebody withou
 frozen: leaves, software's entries, and what is empty in a leaf table. So a level that has neither leaves nor
 is the leaf level needs no such bit. `Level.busy` is what a slot holds between table and huge leaf.
 
-Where software walks, and a level has runs and no `Level.invalid`, it looks at that bit: whoever refills a TLB
-takes no frozen leaf, and looks again, for a run is being made there or taken apart.
+Where software walks, it looks at that bit on levels with runs: whoever refills a TLB takes no frozen leaf, and
+looks again, for a run may be being made there or taken apart.
 
 The core reads a description once, when a table is made, and this module reads the same one to encode and
 decode single entries in plain Python: two readers of one text, compared by the tests.
@@ -278,8 +278,7 @@ class Level:
     runs: tuple[Run, ...] = ()
     """The larger pages that leaves of this level can be together, smallest first."""
     invalid: Pattern | None = None
-    """None where a leaf of this size cannot be split, and there are no runs to take apart; or where only software walks,
-    which takes no frozen leaf into a TLB then."""
+    """None where a leaf of this size cannot be split, and hardware sees no runs to take apart."""
     invalid_clear: int = 0
     """A leaf becomes invalid by clearing these bits and setting `invalid_set`."""
     invalid_set: int = 0

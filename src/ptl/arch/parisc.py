@@ -19,11 +19,14 @@
                             address >> 8                   1   1
 
 R W X permissions, D dirty, T trap on any access, B trap on a store, gate for gateways to the kernel: these go into the
-TLB. Software knows from the others what else to put there: U user, A accessed, unc uncached, 9 present, H part of a run
-of leaves that is one larger page (there is one at the leaf level only, where each entry has an address of its own). The
-address of a table lies 8 bits lower than it is, and the last bits of a table's number are left out: of 32 bits 24 are
-used, of 40 all. The tables are of 4 KiB, on level 2 of parisc64 of 8. There are no leaves above level 1. The kernel
-reads every page, and executes none of a user's; a user executes what has R too.
+TLB. Software knows from the others what else to put there: U user, A accessed, unc uncached, 9 present, H how large the
+page is. The address of a table lies 8 bits lower than it is, and the last bits of a table's number are left out: of 32
+bits 24 are used, of 40 all. The tables are of 4 KiB, on level 2 of parisc64 of 8. There are no leaves above level 1. The
+kernel reads every page, and executes none of a user's; a user executes what has R too.
+
+With H a leaf of parisc64 is one of 256 neighbours that are one page of 1 MiB, each with an address of its own, of which
+the TLB takes the part above the page. What Linux calls a huge page, 2 MiB, is two of these: all entries of a table.
+PA-RISC 1.1, for which Linux has 32 bits, has pages of 4 KiB only.
 
 F frozen. In an entry of 8 bytes it is a bit of the address above all that a processor has (40 bits, or 44). An entry of
 4 bytes has no bit to spare: F is 10, which Linux without huge pages has for special pages, those that it keeps no
@@ -46,13 +49,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ptl.arch.description import Arch, Choice, Field, Level, Pattern, Soft, Word
+from ptl.arch.description import Arch, Choice, Field, Level, Pattern, Run, Soft, Word
 
 PRESENT = 1 << 9
+RUN_1M = Run(entries=256, marks=Pattern(1 << 10, 1 << 10))
 LINKED = 0b11
 SOURCE = (
     "PA-RISC 2.0 Architecture, chapter 3 (TLB entries, access rights); "
-    "Linux arch/parisc/include/asm/pgtable.h, page.h, pgalloc.h, arch/parisc/kernel/entry.S"
+    "Linux arch/parisc/include/asm/pgtable.h, page.h, pgalloc.h, arch/parisc/kernel/entry.S, arch/parisc/mm/hugetlbpage.c"
 )
 
 
@@ -75,7 +79,7 @@ TABLES = replace(WORD, present_mask=(1 << 32) - 1)
 """Of levels without leaves: whatever is no table and not empty is BAD."""
 
 
-def _pages(word: Word, bits: int, pa_bits: int) -> Level:
+def _pages(word: Word, bits: int, pa_bits: int, *runs: Run) -> Level:
     reserved = (1 << 63) - (1 << pa_bits) if word.bytes == 8 else 0
     return Level(
         name="PTE",
@@ -86,6 +90,7 @@ def _pages(word: Word, bits: int, pa_bits: int) -> Level:
         leaf=Pattern(PRESENT | reserved, PRESENT),
         leaf_set=PRESENT,
         address=Field((1 << pa_bits) - (1 << 12)),
+        runs=runs,
     )
 
 
@@ -133,7 +138,7 @@ PARISC64 = _arch(
     "PA-RISC, 64-bit",
     42,
     40,
-    _pages(WORD_64, 9, 40),
+    _pages(WORD_64, 9, 40, RUN_1M),
     _tables("PMD", 21, 11, 40),
     _tables("PGD", 32, 10, 40),
 )

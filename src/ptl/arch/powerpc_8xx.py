@@ -12,9 +12,13 @@
 Bits are numbered here from the lowest; in memory entries are big-endian. V valid; prot: 0 read and write, 1 no access,
 3 read only; D dirty (the manual's changed: hardware lets no store pass without), SH shared by all address spaces, CI
 not cached. These go into the TLB as they are. Software puts the others elsewhere on the way: X execute, A accessed, gd
-guarded, H and SPS the size of the page, which is 16 KiB with SPS and 512 KiB with both. An entry for a table says the
-rest: U user, and with size 3 that its pages are parts of one of 8 MiB. Pages larger than 4 KiB are runs of leaves, of
-which each has an address of its own. There are no leaves above level 1.
+guarded, H half the size of the page, of which SPS is the other half. A leaf with SPS alone is one of 4 neighbours that are
+16 KiB, with both one of 128 that are 512 KiB; each has an address of its own, of which the TLB takes the part above the
+page. With H alone an entry is BAD. There are no leaves above level 1.
+
+An entry for a table says the rest: U user, and with size 3 that its pages, each with H and SPS, are one half of a page of
+8 MiB, and those of its neighbour the other half. A run lies in one table, so size is not looked at: what is in such a table
+is shown, and changed, as pages of 512 KiB.
 
 Entries for tables are made with U, as Linux makes those of processes; that a leaf is not the user's cannot be said.
 
@@ -33,9 +37,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ptl.arch.description import Arch, Choice, Field, Level, Pattern, Soft, Word
+from ptl.arch.description import Arch, Choice, Field, Level, Pattern, Run, Soft, Word
 
 V, NO_ACCESS, READ_ONLY = 1 << 0, 0b01 << 9, 0b11 << 9
+SPS, H = 1 << 3, 1 << 11
 USER, BAD = 1 << 6, 0xF90
 ADDRESS = Field((1 << 32) - (1 << 12))
 
@@ -61,7 +66,8 @@ POWERPC_8XX = Arch(
     title="PowerPC MPC8xx, 4 KiB pages",
     source=(
         "MPC860 PowerQUICC User's Manual, 9.7 (level-one and level-two descriptors); "
-        "Linux arch/powerpc/include/asm/nohash/32/pte-8xx.h, pgtable.h, pgalloc.h, arch/powerpc/kernel/head_8xx.S"
+        "Linux arch/powerpc/include/asm/nohash/32/pte-8xx.h, hugetlb-8xx.h, pgtable.h, pgalloc.h, "
+        "arch/powerpc/kernel/head_8xx.S"
     ),
     va_bits=32,
     pa_bits=32,
@@ -79,6 +85,7 @@ POWERPC_8XX = Arch(
             leaf=Pattern(V, V),
             leaf_set=V,
             address=ADDRESS,
+            runs=(Run(entries=4, marks=Pattern(SPS | H, SPS)), Run(entries=128, marks=Pattern(SPS | H, SPS | H))),
         ),
         Level(
             name="PGD",

@@ -15,8 +15,12 @@ A leaf is what goes into the TLB. H a leaf above level 1, I one that is being sp
 software's, and hardware does not look at them. X execute is one of them: the refill of the instruction TLB looks at it.
 So are 7, present, and 9, read: a leaf without 9, Linux's page without access, is BAD. ¬U supervisor only (the manual's
 privileged), G global, CP and CV cached, E side effects. Leaves map 8 KiB and 8 MiB; the latter are two entries of 4 MiB
-in the TLB (size 3; 1 and 2 are 64 and 512 KiB, and 1 with S 256 MiB: runs of leaves with an address each). Bits of an
-address below its page do not count.
+in the TLB. Bits of an address below its page do not count.
+
+S and size say what the TLB is to hold, so they are one choice. With 0 a leaf of level 1 is a page by itself; it is one of
+8 neighbours that are 64 KiB with 1, of 64 that are 512 KiB with 2, and of 512 that are 4 MiB with 3. With 3 a leaf of
+level 2 is by itself; with S and 1 it is one of 32 that are 256 MiB, which UltraSPARC-IV+ knows. Each has an address of its
+own. Any other value is BAD there. (Linux makes those of 64 KiB and 256 MiB.)
 
 A, accessed, is two bits: 10 for software, and 63, with which hardware finds the entry valid. An entry without them
 faults, for software to set both. W, write, and D, dirty, are three: 8 and 11 for software, and 1 with which hardware
@@ -40,11 +44,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ptl.arch.description import Arch, Choice, Field, Level, Pattern, Soft, Word
+from ptl.arch.description import Arch, Choice, Field, Level, Pattern, Run, Soft, Word
 
 VALID, PRESENT, CACHED = 1 << 63, 1 << 7, 1 << 5 | 1 << 4
 LEAF = PRESENT | 1 << 9
-HUGE, SIZE_4_MIB, SPLITTING = 1 << 56, 0b11 << 61, 1 << 55
+HUGE, SPLITTING = 1 << 56, 1 << 55
+SIZE, SIZE_64_KIB, SIZE_512_KIB, SIZE_4_MIB = (number << 61 for number in (0b11, 0b01, 0b10, 0b11))
+SIZE_256_MIB = SIZE_64_KIB | 1 << 48
+SIZES = SIZE | 1 << 48
 ACCESSED = 1 << 10
 PAGE_SHIFT = 13
 ADDRESS = Field((1 << 43) - (1 << PAGE_SHIFT))
@@ -86,6 +93,7 @@ def _upper(name: str, shift: int, word: Word, *, leaf: bool) -> Level:
         invalid_clear=VALID,
         invalid_set=SPLITTING,
         busy=HUGE | 0b11 if leaf else 0,
+        runs=(Run(entries=32, marks=Pattern(SIZES, SIZE_256_MIB)),) if leaf else (),
     )
 
 
@@ -94,7 +102,7 @@ SPARC64 = Arch(
     title="SPARC V9, UltraSPARC (sun4u)",
     source=(
         "UltraSPARC User's Manual, chapter 6, translation table entry; "
-        "Linux arch/sparc/include/asm/pgtable_64.h, tsb.h, arch/sparc/mm/tlb.c"
+        "Linux arch/sparc/include/asm/pgtable_64.h, tsb.h, arch/sparc/mm/tlb.c, hugetlbpage.c"
     ),
     va_bits=53,
     pa_bits=43,
@@ -113,6 +121,11 @@ SPARC64 = Arch(
             leaf=Pattern(LEAF, LEAF),
             leaf_set=LEAF | CACHED,
             address=ADDRESS,
+            runs=(
+                Run(entries=8, marks=Pattern(SIZES, SIZE_64_KIB)),
+                Run(entries=64, marks=Pattern(SIZES, SIZE_512_KIB)),
+                Run(entries=512, marks=Pattern(SIZES, SIZE_4_MIB)),
+            ),
         ),
         _upper("PMD", 23, WORD_2, leaf=True),
         _upper("PUD", 33, TABLES, leaf=False),

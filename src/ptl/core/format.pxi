@@ -692,8 +692,8 @@ cdef int runs_read(LevelFormat *level, object description, bint is_refilled) exc
     cdef int i
     if len(description.runs) > RUNS:
         raise FormatError(f"a level has at most {RUNS} kinds of runs")
-    level.frozen_is_hidden = description.invalid is None and len(description.runs) > 0
-    if level.frozen_is_hidden and not is_refilled:
+    level.frozen_is_hidden = is_refilled and len(description.runs) > 0
+    if description.runs and description.invalid is None and not is_refilled:
         raise FormatError("a level with runs that hardware walks needs what an invalid leaf looks like")
     for i, described in enumerate(description.runs):
         if described.entries > description.entries or described.entries.bit_count() != 1:

@@ -15,8 +15,8 @@ U3  A change of all of a run leaves it one. A change of a part takes it apart fi
     set in every leaf that it becomes.
 U4  No TLB sees the run and its parts: in between every entry is hidden, and all of the run is flushed. (Accessed, dirty and
     permissions may differ among its entries until the flush.) Hidden is INVALID, which hardware does not see and software
-    still reads. A format that only software walks may have no such value: there hidden is frozen. Whoever refills a TLB from
-    it takes no frozen leaf, and looks again (tlb.pxi, cache_fill).
+    still reads. Where only software walks, hidden is frozen: whoever refills a TLB takes no frozen leaf from a table that
+    may have runs, and looks again (tlb.pxi, B5).
 U5  Accessed and dirty of any entry are the run's.
 
 A reader finds one entry, and each entry is right by itself: so translations are linearizable as everywhere. Accessed and
@@ -44,12 +44,12 @@ cdef inline bint is_part_of(const LevelFormat *format, uint64_t raw, const Run *
 
 
 cdef inline uint64_t leaf_hidden(const LevelFormat *format, uint64_t raw) noexcept nogil:
-    """A leaf, as only software sees it; the same where frozen is hidden."""
-    return raw & ~format.invalid_clear | format.invalid_set
+    """A frozen leaf, as no TLB takes it."""
+    return raw if format.frozen_is_hidden else raw & ~format.invalid_clear | format.invalid_set
 
 
 cdef inline uint64_t leaf_shown(const LevelFormat *format, uint64_t raw) noexcept nogil:
-    """A hidden leaf, as hardware sees it again."""
+    """A hidden leaf, as TLBs take it again when it is thawed."""
     return raw & ~format.invalid_set | format.invalid_clear if is_invalid(format, raw) else raw
 
 

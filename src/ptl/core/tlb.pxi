@@ -16,6 +16,8 @@ B2  Every change of a leaf flushes before it returns, and before anything is don
 B3  Between begin and end a Tlb may be stale. Otherwise a hit that grants what the table does not is an error, and so are
     two hits of different sizes: the flush was forgotten, or came too early.
 B4  A Tlb's lock is held for one walk or one copy of at most a page, inside the fork gate, and nothing else is waited for.
+B5  No Tlb takes what is BUSY or INVALID; nor, where only software walks and there may be runs, a frozen leaf (run.pxi, U4).
+    A refill lets go of the Tlb and looks again when that is over.
 
 Attaching waits for all changes in flight, so every later change knows of the Tlb. When none is attached, a change costs
 one load more. Blocking on the Tlb. Sources: D. Black et al., "Translation lookaside buffer consistency", 1989; Linux
