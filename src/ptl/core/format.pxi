@@ -366,6 +366,23 @@ cdef inline uint64_t bytes_of(const LevelFormat *level, const Run *run) noexcept
     return span(level) if run is NULL else run.bytes
 
 
+cdef uint32_t level_of_size(const Format *format, uint64_t size, const Run **run) noexcept nogil:
+    """The level of leaves that map so many bytes, or 0; and the run that they are there, or NULL."""
+    cdef const LevelFormat *level
+    cdef uint32_t number
+    cdef int i
+    run[0] = NULL
+    for number in range(1, format.levels + 1):
+        level = &format.level[number]
+        if level.has_leaf and span(level) == size:
+            return number
+        for i in range(RUNS):
+            if level.run[i].entries and level.run[i].bytes == size:
+                run[0] = &level.run[i]
+                return number
+    return 0
+
+
 cdef inline uint64_t run_marked(const Run *run, uint64_t raw) noexcept nogil:
     """A leaf as part of a run; as it is where the run is NULL."""
     return raw if run is NULL else raw & ~run.aside | run.marks

@@ -62,11 +62,13 @@ cdef enum LabOperation:
     OP_TOUCH = 21
     OP_FAULT = 22
     OP_MAP_READ = 23
+    OP_MAKE_RUN = 24
+    OP_REPLACE = 25
 
 LAB_OPERATION_NAMES = (
     "translate", "map", "unmap", "protect", "compare_exchange", "populate", "retract", "collapse", "split", "move",
     "map_lock", "map_rw", "alloc_map_lock", "read_twice", "enter", "leave", "walk", "reclaim", "synchronize", "exit",
-    "count_locked", "touch", "fault", "map_read",
+    "count_locked", "touch", "fault", "map_read", "make_run", "replace",
 )
 
 cdef enum LabFailure:
@@ -263,6 +265,10 @@ cdef uint64_t lab_operate(Lab *lab, LabThread *thread, Operation *op) noexcept n
         return lab_fault(tree, me, op.a, op.b)
     if op.code == OP_MAP_READ:
         return lab_map_read(tree, me, op.a)
+    if op.code == OP_MAKE_RUN:
+        return lab_make_run(tree, me, op.a, op.b)
+    if op.code == OP_REPLACE:
+        return lab_replace(tree, me, op.a, op.b, op.c)
     if op.code == OP_READ_TWICE:
         section_enter(me)
         raw = ptl_translate(tree, op.a)                 # a section in a section
@@ -348,6 +354,32 @@ cdef uint64_t lab_fault(Tree *tree, Record *me, uint64_t va, uint64_t pa) noexce
         result = populate(tree, me, va, &found)
         if result != DONE and result != ALREADY:
             return result
+
+
+cdef uint64_t lab_make_run(Tree *tree, Record *me, uint64_t va, uint64_t bytes) noexcept nogil:
+    """Collapse the leaves around va to a run of that size."""
+    cdef const Run *run
+    cdef uint32_t level = level_of_size(&tree.format, bytes, &run)
+    cdef Collapse how
+    cdef Found found
+    if run is NULL:
+        return BAD_ARGUMENT
+    memset(&how, 0, sizeof(Collapse))
+    how.pa = UNMAPPED_RAW
+    return collapse_to_run(tree, me, va, level, run, &how, &found)
+
+
+cdef uint64_t lab_replace(Tree *tree, Record *me, uint64_t va, uint64_t pa, uint64_t bytes) noexcept nogil:
+    """Map one page of that size, or a run, in place of whatever is there."""
+    cdef Range op
+    memset(&op, 0, sizeof(Range))
+    op.leaf_level = level_of_size(&tree.format, bytes, &op.run)
+    if op.leaf_level == 0:
+        return BAD_ARGUMENT
+    op.tree, op.me, op.kind, op.replace = tree, me, MAP, True
+    op.first, op.last, op.pa_less_va = va, va + (bytes - 1), pa - va
+    op.attributes = 2
+    return range_apply(&op)
 
 
 cdef uint64_t lab_touch(Lab *lab, Tree *tree, Record *me, const Operation *op) noexcept nogil:

@@ -1115,21 +1115,12 @@ cdef int check_range(PageTable pt, uint64_t va, uint64_t length, uint64_t size) 
 
 cdef uint32_t level_of_page(PageTable pt, uint64_t size, const Run **run) except 0:
     """The level of leaves of that size, and the run that they are there, or NULL."""
-    cdef const LevelFormat *format
-    cdef uint32_t level
-    cdef int i
-    run[0] = NULL
-    for level in range(1, pt.tree.format.levels + 1):
-        format = &pt.tree.format.level[level]
-        if format.has_leaf and span(format) == size:
-            return level
-        for i in range(RUNS):
-            if format.run[i].entries and format.run[i].bytes == size:
-                run[0] = &format.run[i]
-                return level
-    raise AddressError(
-        f"{pt.arch.name} has no pages of {size:#x} bytes; its sizes are {pt.arch.page_sizes + pt.arch.run_sizes}"
-    )
+    cdef uint32_t level = level_of_size(&pt.tree.format, size, run)
+    if level == 0:
+        raise AddressError(
+            f"{pt.arch.name} has no pages of {size:#x} bytes; its sizes are {pt.arch.page_sizes + pt.arch.run_sizes}"
+        )
+    return level
 
 
 cdef uint32_t level_number(PageTable pt, object level, uint32_t least) except 0:

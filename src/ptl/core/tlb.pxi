@@ -187,7 +187,8 @@ cdef bint is_stale(Cache *cache, Tree *tree, Record *me, uint64_t va, const Tran
     """Whether a hit grants what the table does not, and no change is in flight that could explain it (B3)."""
     cdef const LevelFormat *level = &tree.format.level[place.level]
     cdef uint32_t granted = attributes_of(level, place.raw) & GRANTS
-    cdef uint64_t done
+    # Acquire, partner: change_end. The walk sees what the changes stored that are done.
+    cdef uint64_t done = load_acquire_64(&tree.changes_done)
     cdef Found found
     section_enter(me)
     walk(tree, va, 1, &found)
@@ -198,9 +199,8 @@ cdef bint is_stale(Cache *cache, Tree *tree, Record *me, uint64_t va, const Tran
         and not granted & ~attributes_of(level, found.raw)
     ):
         return False
-    # Acquire, partner: change_begin. A change that the walk saw, and that has not flushed this cache, which we hold, has
-    # begun and is not done.
-    done = load_acquire_64(&tree.changes_done)
+    # Acquire, partner: change_begin. A change that the walk saw half-done has begun, and was not done before the walk: it
+    # may be now, for a run's last entries are stored after the flush, which waits for this cache, was over.
     if load_acquire_64(&tree.changes_begun) != done:
         cache.unchecked += 1
         return False

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias, cast
 
 from ptl import arch as architectures
 from ptl._core import UNMAPPED, EpochDomain, Frames, InvariantError, Model, PageTable, Tlb
+from ptl.arch import Arch
 from ptl.lab import schedule as schedules
 from ptl.lab import states
 from ptl.lab.machine import State
@@ -82,7 +83,7 @@ class Laboratory:
     threads: Sequence[Sequence[Operation]]
     setup: Setup | None = None
     invariant: Invariant | None = None
-    arch: str = "tiny"
+    arch: str | Arch = "tiny"
     frames: int = 64
     batch_tables: int = 64
     memory: str = "sc"
@@ -99,7 +100,7 @@ class Laboratory:
     _tlbs: list[Tlb] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        described = architectures.get(self.arch)
+        described = architectures.get(self.arch) if isinstance(self.arch, str) else self.arch
         frame_bytes = min(described.table_bytes(level) for level in range(1, described.levels + 1))
         domain = EpochDomain(batch_tables=self.batch_tables)
         frames = Frames(self.frames * frame_bytes, frame_bytes=frame_bytes, domain=domain)
@@ -241,7 +242,7 @@ def explore(
     start: State | None = None,
     invariant: Invariant | None = None,
     ensures: states.Ensures | None = None,
-    arch: str = "tiny",
+    arch: str | Arch = "tiny",
     frames: int = 64,
     batch_tables: int = 64,
     memory: str = "sc",

@@ -84,6 +84,16 @@ def split(va: int) -> Operation:
     return Operation("split", (va,))
 
 
+def make_run(va: int, page_size: int) -> Operation:
+    """`PageTable.collapse`, in place, to a run of that size."""
+    return Operation("make_run", (va, page_size))
+
+
+def replace(va: int, pa: int, page_size: int) -> Operation:
+    """`PageTable.map` of one page of that size, which may be a run, in place of whatever is there."""
+    return Operation("replace", (va, pa, page_size))
+
+
 def move(old: int, new: int, length: int) -> Operation:
     """`PageTable.move`."""
     return Operation("move", (old, new, length))
