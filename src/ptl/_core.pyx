@@ -58,6 +58,7 @@ cdef extern from "core/atomic.h" nogil:
     void compiler_barrier "ptl_compiler_barrier"()
     void full_barrier "ptl_full_barrier"()
     void prefetch "ptl_prefetch"(const void *)
+    const void *as_computed "ptl_as_computed"(const void *)
     void pause "ptl_pause"()
     uint64_t swap_64 "__builtin_bswap64"(uint64_t)
     uint32_t swap_32 "__builtin_bswap32"(uint32_t)

@@ -203,6 +203,13 @@ static inline void ptl_prefetch(const void *p)
     __builtin_prefetch(p, 0, 3);
 }
 
+/* The same address, of which the compiler does not know how it came about: it must not change the order of the additions. */
+static inline const void *ptl_as_computed(const void *p)
+{
+    __asm__("" : "+r"(p));
+    return p;
+}
+
 static inline void ptl_pause(void)
 {
 #if defined(__x86_64__) || defined(__i386__)

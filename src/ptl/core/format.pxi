@@ -114,6 +114,7 @@ cdef struct LevelFormat:
     uint64_t reserved_value
     uint64_t leaf_address_mask
     uint64_t leaf_bits      # all that a leaf's address takes
+    uint64_t leaf_addresses # the bits of an address that a leaf can map
     uint64_t leaf_set
     uint64_t table_set
     uint64_t invalid_mask
@@ -328,6 +329,14 @@ cdef inline uint64_t span(const LevelFormat *level) noexcept nogil:
 
 cdef inline bint is_leaf(const LevelFormat *level, uint64_t raw) noexcept nogil:
     return raw & level.leaf_mask == level.leaf_value and (not level.leaf_has_more or grants(level, raw))
+
+
+cdef inline bint is_lone_leaf(const LevelFormat *level, uint64_t raw) noexcept nogil:
+    """Whether an entry is a leaf that is part of no run: is_leaf, in loops that must not call anything."""
+    return (
+        raw & level.leaf_mask == level.leaf_value and not may_be_run(level, raw)
+        and (level.leaf_any == 0 or raw & level.leaf_any != 0) and raw & level.reserved_mask != level.reserved_value
+    )
 
 
 cdef inline bint is_invalid(const LevelFormat *level, uint64_t raw) noexcept nogil:
@@ -672,6 +681,7 @@ cdef int level_read(LevelFormat *level, object description, bint is_native, bint
     level.leaf_address_mask = leaf_field.mask
     level.leaf_shift = leaf_field.left_shift & 63
     level.leaf_bits = leaf_field.bits
+    level.leaf_addresses = leaf_address(level, leaf_bits(level, ~<uint64_t> 0), 0)
     level.table_set = description.table_set
     level.leaf_any = description.leaf_any
     level.leaf_has_more = description.leaf_any != 0 or description.leaf_never is not None

@@ -52,7 +52,8 @@ cdef uint32_t ptl_lookup(Tree *tree, uint64_t va, uint64_t *raw) noexcept nogil:
     cdef Found found
     if me is NULL or not is_canonical(&tree.format, va):
         return 0
-    if translate(tree, me, va, &found, REWALKS_MAX) == UNMAPPED_RAW:
+    find(tree, me, va, &found, REWALKS_MAX)
+    if found.state != HUGE and found.state != INVALID:
         return 0
     raw[0] = thawed(&tree.format.level[found.level], found.raw)
     return found.level
@@ -83,9 +84,14 @@ cdef inline bint is_range(Tree *tree, uint64_t va, uint64_t length) noexcept nog
     return length != 0 and (va | length) & (span(&tree.format.level[1]) - 1) == 0 and is_run(&tree.format, va, length)
 
 
+cdef inline bint is_page(Tree *tree, uint64_t va, uint64_t length) noexcept nogil:
+    """Whether these are one whole page of canonical addresses: is_range, for what is asked most."""
+    return length == span(&tree.format.level[1]) and va & (length - 1) == 0 and is_canonical(&tree.format, va)
+
+
 cdef inline bint holds(Tree *tree, uint32_t level, uint64_t pa) noexcept nogil:
     """Whether a leaf of that level can map this physical address."""
-    return leaf_address(&tree.format.level[level], leaf_make(&tree.format.level[level], pa, 0), 0) == pa
+    return pa & ~tree.format.level[level].leaf_addresses == 0
 
 
 cdef int ptl_map(Tree *tree, uint64_t va, uint64_t pa, uint64_t length, uint32_t attributes) noexcept nogil:
@@ -96,15 +102,15 @@ cdef int ptl_map(Tree *tree, uint64_t va, uint64_t pa, uint64_t length, uint32_t
     cdef int result
     if me is NULL:
         return NO_MEMORY
-    if not is_range(tree, va, length) or pa + (length - 1) < pa or not holds(tree, 1, pa) or (
-        length != span(format) and not holds(tree, 1, pa + length - span(format))
-    ):
-        return BAD_ARGUMENT
     attributes &= (1 << ATTRIBUTES) - 1
-    if length == span(format):
+    if is_page(tree, va, length) and holds(tree, 1, pa):
         result = page_map(tree, me, va, leaf_make(format, pa, attribute_bits(format, attributes)), &found, REWALKS_MAX)
         if result != NO_TABLE:
             return result
+    elif not is_range(tree, va, length) or pa + (length - 1) < pa or not holds(tree, 1, pa) or (
+        not holds(tree, 1, pa + length - span(format))
+    ):
+        return BAD_ARGUMENT
     memset(&op, 0, sizeof(Range))
     op.tree = tree
     op.me = me
@@ -123,12 +129,12 @@ cdef int ptl_unmap(Tree *tree, uint64_t va, uint64_t length) noexcept nogil:
     cdef int result
     if me is NULL:
         return NO_MEMORY
-    if not is_range(tree, va, length):
-        return BAD_ARGUMENT
-    if length == span(&tree.format.level[1]):
+    if is_page(tree, va, length):
         result = page_unmap(tree, me, va, &found, REWALKS_MAX)
         if result != NO_TABLE and result != IN_RUN:
             return result
+    elif not is_range(tree, va, length):
+        return BAD_ARGUMENT
     memset(&op, 0, sizeof(Range))
     op.tree = tree
     op.me = me
@@ -145,13 +151,13 @@ cdef int ptl_protect(Tree *tree, uint64_t va, uint64_t length, uint32_t attribut
     cdef int result
     if me is NULL:
         return NO_MEMORY
-    if not is_range(tree, va, length):
-        return BAD_ARGUMENT
     attributes &= (1 << ATTRIBUTES) - 1
-    if length == span(&tree.format.level[1]):
+    if is_page(tree, va, length):
         result = page_protect(tree, me, va, attributes, &found, REWALKS_MAX)
         if result != NO_TABLE and result != IN_RUN:
             return DONE if result == ALREADY else result
+    elif not is_range(tree, va, length):
+        return BAD_ARGUMENT
     memset(&op, 0, sizeof(Range))
     op.tree = tree
     op.me = me

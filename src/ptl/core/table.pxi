@@ -849,10 +849,10 @@ cdef class PageTable:
 
 cdef int find_entry(PageTable pt, uint64_t va, Found *found) except -1:
     cdef Record *me = own_record(pt)
-    translate(pt.tree, me, va, found, PATIENCE)
+    find(pt.tree, me, va, found, PATIENCE)
     if found.state == BUSY:
         with nogil:
-            translate(pt.tree, me, va, found, REWALKS_MAX)
+            find(pt.tree, me, va, found, REWALKS_MAX)
         if found.state == BUSY:
             raise livelock(va, found)
     return 0

@@ -528,15 +528,14 @@ cdef int collapse_decide(
     cdef const LevelFormat *format = &tree.format.level[level]
     cdef bint in_place = how.pa == UNMAPPED_RAW
     cdef uint64_t aside = format.leaf_bits | format.run_any | format.attributes.used_mask
-    cdef uint64_t i, raw, pa, expected = 0
+    cdef uint64_t raw = 0, i = 0, pa
     cdef int state, result = DONE
-    for i in range(count):
+    while True:
+        if in_place and i and holes[0] == 0:
+            i += freeze_following(format, entries + (i << format.entry_shift), count - i, raw)      # nearly all are
+        if i == count:
+            break
         raw = entry_freeze(format, entries + (i << format.entry_shift), COLLAPSE_FREEZES_NOTHING)
-        if in_place and i and holes[0] == 0:        # the leaf after the last, as nearly all are
-            expected = leaf_after(format, expected)
-            if (raw ^ expected) & ~format.attributes.used_mask == 0:
-                continue
-        expected = raw
         if is_leaf(format, raw):
             if holes[0] == i:
                 first[0] = raw
@@ -554,13 +553,30 @@ cdef int collapse_decide(
                 result = why_not_full(state)
         if holes[0] == count:
             result = NOT_FULL                       # nothing at all
+        i += 1
         if result != DONE:
-            thaw_entries(tree, entries, level, i + 1)
+            thaw_entries(tree, entries, level, i)
             return result
     if park_leaf(tree, level, holes[0]):
         return DONE
     thaw_entries(tree, entries, level, count)
     return NO_FRAMES
+
+
+cdef uint64_t freeze_following(const LevelFormat *level, char *entries, uint64_t count, uint64_t last) noexcept nogil:
+    """Freeze leaves for as long as each is the one after the last, but for accessed and dirty; how many there were."""
+    cdef LevelFormat format = level[0]              # a copy, of which the compiler knows that no store changes it
+    cdef uint64_t compared = ~level.attributes.used_mask, i = 0, next = leaf_after(&format, last), raw
+    cdef char *slot = entries
+    while i < count and not is_faulty(NOTHING_IS_FROZEN) and not is_faulty(COLLAPSE_FREEZES_NOTHING):
+        raw = entry_load(slot, &format)
+        if (raw ^ next) & compared:
+            break
+        if entry_compare_exchange(slot, &raw, raw | format.frozen_present, &format):
+            next = leaf_after(&format, next)
+            slot += <uint64_t> 1 << format.entry_shift
+            i += 1
+    return i
 
 
 cdef bint differ(const LevelFormat *level, uint64_t raw, uint64_t other) noexcept nogil:

@@ -148,31 +148,37 @@ cdef inline bint names_table(Tree *tree, uint32_t number, uint64_t raw) noexcept
 cdef inline char *regular_slot(Tree *tree, uint32_t number, uint64_t raw, uint64_t va) noexcept nogil:
     """The slot of an address in the table of that level that an entry names: one addition after the entry is known."""
     cdef char *slot_less_pa = slot_in(&tree.format.level[number], number, tree.memory_less_base, va, REGULAR_64)
-    return slot_less_pa + (raw & tree.format.level[number + 1].address_mask)
+    return <char *> as_computed(slot_less_pa) + (raw & tree.format.level[number + 1].address_mask)
+
+
+cdef inline uint32_t descend_regular(Tree *tree, uint64_t va, char **slot, uint64_t *raw) noexcept nogil:
+    """The walk to level 1 in a format of four levels that is REGULAR_64: no loop, no variable shift. The level it ends on."""
+    slot[0] = slot_in(&tree.format.level[4], 4, tree.top, va, REGULAR_64)
+    raw[0] = load_unhooked(slot[0], NATIVE_64)                          # W1
+    if not names_table(tree, 4, raw[0]):
+        return 4
+    slot[0] = regular_slot(tree, 3, raw[0], va)
+    raw[0] = load_unhooked(slot[0], NATIVE_64)
+    if not names_table(tree, 3, raw[0]):
+        return 3
+    slot[0] = regular_slot(tree, 2, raw[0], va)
+    raw[0] = load_unhooked(slot[0], NATIVE_64)
+    if not names_table(tree, 2, raw[0]):
+        return 2
+    slot[0] = regular_slot(tree, 1, raw[0], va)
+    raw[0] = load_unhooked(slot[0], NATIVE_64)
+    return 1
 
 
 cdef inline void walk_regular(Tree *tree, uint64_t va, Found *found) noexcept nogil:
-    """The walk to level 1 in a format of four levels that is REGULAR_64: no loop, no variable shift."""
-    cdef char *slot = slot_in(&tree.format.level[4], 4, tree.top, va, REGULAR_64)
-    cdef uint64_t raw = load_unhooked(slot, NATIVE_64)                  # W1
-    cdef uint32_t number = 4
-    if names_table(tree, 4, raw):
-        slot, number = regular_slot(tree, 3, raw, va), 3
-        raw = load_unhooked(slot, NATIVE_64)
-        if names_table(tree, 3, raw):
-            slot, number = regular_slot(tree, 2, raw, va), 2
-            raw = load_unhooked(slot, NATIVE_64)
-            if names_table(tree, 2, raw):
-                slot, number = regular_slot(tree, 1, raw, va), 1
-                raw = load_unhooked(slot, NATIVE_64)
-    found.slot = slot
-    found.raw = raw
-    found.table = table_around(tree, number, slot)
-    found.level = number
-    if number == 1 and is_leaf(&tree.format.level[1], raw):
+    found.level = descend_regular(tree, va, &found.slot, &found.raw)
+    found.table = table_around(tree, found.level, found.slot)
+    if found.level == 1 and is_lone_leaf(&tree.format.level[1], found.raw):
         found.state = HUGE
+    elif found.level == 1 and is_empty(&tree.format.level[1], found.raw):
+        found.state = EMPTY
     else:
-        found.state = classify_in_block(tree, number, raw)
+        found.state = classify_in_block(tree, found.level, found.raw)
 
 
 cdef inline uint64_t table_around(Tree *tree, uint32_t number, char *slot) noexcept nogil:
@@ -224,13 +230,29 @@ cdef inline uint64_t translate_found(Tree *tree, const Found *found, uint64_t va
 
 
 cdef inline uint64_t walk_to_address(Tree *tree, uint64_t va, Found *found) noexcept nogil:
-    """The walk, and translate_found."""
+    """The walk, and translate_found. Of a small leaf only the state is told."""
+    cdef char *slot
+    cdef uint64_t raw
+    cdef uint32_t number
     if tree.format.shape == REGULAR_64 and tree.format.levels == 4:
-        walk_regular(tree, va, found)
-        if found.level == 1 and found.state == HUGE:
-            return address_through(&tree.format.level[1], 1, found.raw, va, REGULAR_64)
-    else:
-        walk(tree, va, 1, found)
+        number = descend_regular(tree, va, &slot, &raw)
+        if number == 1 and is_leaf(&tree.format.level[1], raw):
+            found.state = HUGE
+            return address_through(&tree.format.level[1], 1, raw, va, REGULAR_64)
+        return translate_end(tree, va, number, slot, raw, found)
+    walk(tree, va, 1, found)
+    return translate_found(tree, found, va)
+
+
+cdef uint64_t translate_end(
+    Tree *tree, uint64_t va, uint32_t number, char *slot, uint64_t raw, Found *found
+) noexcept nogil:
+    """The answer of a walk that ended in an entry other than a small leaf; out of the way of those."""
+    found.slot = slot
+    found.raw = raw
+    found.table = table_around(tree, number, slot)
+    found.level = number
+    found.state = classify_in_block(tree, number, raw)
     return translate_found(tree, found, va)
 
 
@@ -269,7 +291,10 @@ cdef bint again(Tree *tree, uint64_t table, uint32_t *turns) noexcept nogil:
 
 
 cdef uint64_t translate(Tree *tree, Record *me, uint64_t va, Found *found, uint32_t patience) noexcept nogil:
-    """The physical address of a canonical `va`, or UNMAPPED; found.state is BUSY if it still was after `patience` turns."""
+    """The physical address of a canonical `va`, or UNMAPPED; found.state is BUSY if it still was after `patience` turns.
+
+    Where it is mapped, *found tells no more than that.
+    """
     cdef uint32_t turns = 0
     cdef uint64_t pa
     while True:
@@ -283,3 +308,14 @@ cdef uint64_t translate(Tree *tree, Record *me, uint64_t va, Found *found, uint3
             return pa
         if not again(tree, found.table, &turns) or turns >= patience:
             return UNMAPPED_RAW
+
+
+cdef void find(Tree *tree, Record *me, uint64_t va, Found *found, uint32_t patience) noexcept nogil:
+    """The entry that decides about a canonical `va`; its state is BUSY if it still was after `patience` turns."""
+    cdef uint32_t turns = 0
+    while True:
+        section_enter(me)
+        walk(tree, va, 1, found)
+        section_leave(me)
+        if found.state != BUSY or not again(tree, found.table, &turns) or turns >= patience:
+            return
