@@ -8,7 +8,6 @@ without a fault it passes, with its fault it must not. docs/mutants.md keeps the
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -27,23 +26,6 @@ pytestmark = [
     pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="the guards look at threads through /proc"),
     pytest.mark.xdist_group("faulty"),  # one process builds it, once
 ]
-
-
-@pytest.fixture(scope="module")
-def faulty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A place to import `ptl` from that has been built with faults."""
-    tree = tmp_path_factory.mktemp("faulty")
-    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, tree)
-    shutil.copytree(ROOT / "src", tree / "src", ignore=shutil.ignore_patterns("*.so", "*.egg-info", "__pycache__"))
-    subprocess.run(
-        [sys.executable, "setup.py", "-q", "build_ext", "--inplace"],
-        cwd=tree,
-        env={**os.environ, "PTL_FAULTS": "1", "PTL_OPTIMIZE": "-O1"},
-        check=True,
-        capture_output=True,
-    )
-    return tree / "src"
 
 
 def guard(faulty: Path, tests: list[str], fault: str | None) -> subprocess.CompletedProcess[str]:
@@ -85,7 +67,22 @@ def test_exploring_finds_the_others_and_not_the_equivalent(faulty: Path) -> None
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert len(done.stdout.splitlines()) == 2 + len(mutants.MUTANTS)
+    rows = [line.split(" | ") for line in done.stdout.splitlines()[2:]]
+    assert [row[0].removeprefix("| ") for row in rows] == list(mutants.MUTANTS)
+    found = {row[0].removeprefix("| "): row[3].partition(":")[0] for row in rows}
+    assert {kind: found[name] for kind, name in looked_for().items()} == {kind: kind for kind in looked_for()}
+
+
+def looked_for() -> dict[str, str]:
+    """What a lab looks for, and the mutant by which it is seen to find it, from the table of docs/lab.md."""
+    page = (ROOT / "docs" / "lab.md").read_text(encoding="utf-8").partition("## What is looked for")[2]
+    rows = [line.strip("| ").split(" | ") for line in page.partition("\n## ")[0].splitlines() if line.startswith("| ")]
+    return {row[0]: row[2] for row in rows if len(row) == 3 and row[2] in mutants.MUTANTS}
+
+
+def test_the_documentation_has_everything_that_is_looked_for() -> None:
+    kinds = {"leak", *_core.LAB_FAILURES} - {"", "more steps than a lab keeps"}
+    assert looked_for().keys() == kinds
 
 
 def test_the_documentation_has_every_mutant() -> None:

@@ -401,6 +401,7 @@ class Model:
         memory: str = "sc",
         locks: str = "whole",
         barrier: str = "membarrier",
+        unattached: Iterable[Tlb] = (),
     ) -> Self: ...
     def explore(
         self,
@@ -421,6 +422,7 @@ class Model:
         watch: Callable[[tuple[Any, ...]], object] | None,
         *,
         judge: _Judge | None = None,
+        checked: bool = True,
     ) -> _Failure | None: ...
     def results(self) -> list[list[int]]: ...
     def owners(self) -> list[int]: ...

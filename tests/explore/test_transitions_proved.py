@@ -64,6 +64,18 @@ def test_an_operation_beside_a_transition(single: str, transition: str) -> None:
 
 
 @pytest.mark.parametrize("transition", TRANSITIONS)
+def test_a_lookup_beside_a_transition(transition: str) -> None:
+    """What is found has no mark of the transition; but a collapse by copy withholds the right to write (T6)."""
+    operations, setup = TRANSITIONS[transition]
+    prove([[op.lookup(0)], operations], setup, is_serialisable=transition != "collapse to other frames")
+
+
+def test_a_lookup_beside_a_range_that_cuts_a_huge_leaf() -> None:
+    prove([[op.lookup(0)], [op.protect(PAGE, PAGE, "r")]], huge_leaf)
+    prove([[op.lookup(PAGE)], [op.unmap(PAGE, PAGE)]], huge_leaf)
+
+
+@pytest.mark.parametrize("transition", TRANSITIONS)
 @pytest.mark.parametrize("composed", COMPOSED)
 def test_a_fault_beside_a_transition(composed: str, transition: str) -> None:
     operations, setup = TRANSITIONS[transition]
@@ -86,6 +98,14 @@ def test_a_cpu_beside_a_transition(transition: str, write: bool) -> None:
     # A collapse by copy withholds the right to write for a while (T6), which no whole order does.
     is_whole = transition != "collapse to other frames"
     prove([[op.touch(0), op.touch(0, write=write)], operations], setup, tlbs=1, is_serialisable=is_whole)
+
+
+@pytest.mark.parametrize("transition", TRANSITIONS)
+def test_a_cpu_that_comes_beside_a_transition(transition: str) -> None:
+    """A change either knows of its TLB, or is over before the TLB is used (B3)."""
+    operations, setup = TRANSITIONS[transition]
+    is_whole = transition != "collapse to other frames"
+    prove([[op.attach(), op.touch(0), op.touch(0)], operations], setup, unattached=1, is_serialisable=is_whole)
 
 
 def test_two_cpus_beside_a_collapse() -> None:

@@ -93,7 +93,8 @@ cdef class Tlb:
         try:
             with nogil:
                 changes_pass(pt.tree.domain)
-            pt.frames.domain.synchronize()
+            if not is_faulty(ATTACHED_BESIDE_SECTIONS):
+                pt.frames.domain.synchronize()
         except BaseException:
             self.detach(pt)
             raise
@@ -343,6 +344,8 @@ cdef int detach_cache(PageTable pt, Cache *cache) except -1:
 cdef void changes_pass(Domain *domain) noexcept nogil:
     """Wait until every change that was under way is over; those that begin now know of what was attached before."""
     cdef Record *record = <Record *> load_acquire_pointer(&domain.records)
+    if is_faulty(ATTACHED_BESIDE_CHANGES):
+        return
     full_barrier()
     while record is not NULL:
         while load_acquire_64(&record.critical):    # ends: a change inside the gate waits for no reader

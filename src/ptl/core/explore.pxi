@@ -504,6 +504,8 @@ cdef class Model:
     memory: "sc", or "tso" for a store buffer a thread.
     locks: "whole" when taking one is one step, "inside" for its own loads, exchanges and parking.
     barrier: "membarrier" or "each section": who pays for the barrier of a reader; "none" is the mistake to find.
+    unattached: TLBs that are attached to nothing, for operations that attach them. CPUs are numbered from those attached
+        to the table on, the last one attached first.
 
     Raises ValueError for what it cannot drive. Not for several threads at once.
     """
@@ -511,8 +513,11 @@ cdef class Model:
     cdef PageTable pt
     cdef uint64_t barrier
     cdef bint is_tso
+    cdef tuple unattached
 
-    def __cinit__(self, PageTable pt not None, threads, *, memory="sc", locks="whole", barrier="membarrier"):
+    def __cinit__(
+        self, PageTable pt not None, threads, *, memory="sc", locks="whole", barrier="membarrier", unattached=()
+    ):
         cdef Lab *lab
         cdef LabThread *thread
         cdef World *world
@@ -534,6 +539,7 @@ cdef class Model:
         lab.has_membarrier = barrier == "membarrier"
         self.barrier = BY_READER if barrier == "each section" else BY_RECLAIMER_IN_LAB
         lab.running = -1
+        lab.is_checked = True
         world = &lab.world
         world.tree, world.block, world.domain = pt.tree, pt.tree.block, pt.tree.domain
         world.threads = len(threads)
@@ -545,6 +551,8 @@ cdef class Model:
             set_thread_record(world.domain.number, own)
             if world.records[i] is NULL:
                 raise MemoryError("no memory for a lab")
+        self.unattached = tuple(unattached)
+        self.number_cpus()
         world.image_bytes = world_copy(world, False, NULL)
         world.image = <char *> calloc(1, world.image_bytes)
         if world.image is NULL:
@@ -573,6 +581,31 @@ cdef class Model:
                 record_recycle(lab.world.records[i])
         free(lab.world.image)
         free(self.search)
+
+    cdef int number_cpus(self) except -1:
+        """Find the TLBs of the table, and prepare for attaching the others."""
+        cdef Lab *lab = &self.search.lab
+        cdef Attachment *attachment = lab.world.tree.attached
+        cdef Tlb tlb
+        cdef uint32_t count = len(self.unattached)
+        while attachment is not NULL and count <= LAB_CPUS:
+            count += 1
+            attachment = attachment.next
+        if count > LAB_CPUS:
+            raise ValueError(f"a lab has at most {LAB_CPUS} CPUs")
+        attachment = lab.world.tree.attached
+        while attachment is not NULL:
+            lab.world.cpus[lab.world.cpu_count] = attachment
+            lab.world.cpu_count += 1
+            attachment = attachment.next
+        for tlb in self.unattached:
+            if tlb.attached:
+                raise ValueError(f"a lab attaches only a Tlb that is attached to nothing, not {tlb!r}")
+            attachment = &lab.unattached[lab.world.cpu_count]
+            attachment.cache = &tlb.cache
+            lab.world.cpus[lab.world.cpu_count] = attachment
+            lab.world.cpu_count += 1
+        return 0
 
     cdef int enter(self) except -1:
         """From here on every access of this thread is a step."""
@@ -708,11 +741,12 @@ cdef class Model:
             "outcomes": 0,
         }
 
-    def replay(self, schedule, watch, *, judge=None):
+    def replay(self, schedule, watch, *, judge=None, checked=True):
         """Run one schedule, a sequence of actors (4 + n is the store buffer of thread n), and then each thread to its end.
 
         watch: called with a tuple after each step: actor, operation, kind, what, value, expected, found, changed, site.
-        Actors that cannot go on are passed over. Returns what is wrong in the end, or None.
+        Actors that cannot go on are passed over. Unless it is checked, what goes wrong at a step does not end it, so that
+        what comes of it is seen by those who call. Returns what is wrong in the end, or None.
         """
         cdef Search *search = self.search
         cdef Lab *lab = &search.lab
@@ -723,6 +757,7 @@ cdef class Model:
         wrong = None
         lab.is_serial = False
         lab.is_tso = self.is_tso
+        lab.is_checked = checked
         self.enter()
         try:
             lab_begin(lab)
@@ -764,6 +799,7 @@ cdef class Model:
                 if watch is not None:
                     watch(self.step_seen())
         finally:
+            lab.is_checked = True
             self.leave(own)
         return self.failure(wrong)
 

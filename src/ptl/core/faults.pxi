@@ -77,6 +77,7 @@ cdef enum Fault:
     NO_LOOK_AFTER_LOCKING_A_MAP
     RETRACT_LOCKS_NO_CHILD
     COLLAPSE_LOCKS_NO_CHILD
+    REFUSAL_KEEPS_A_LOCK
     # transitions
     POPULATE_LOCKS_NOTHING
     POPULATE_DOES_NOT_LOOK_AGAIN
@@ -102,6 +103,8 @@ cdef enum Fault:
     TABLE_HANDED_OVER
     FLUSHED_BEFORE_THE_SWITCH
     CHANGE_BEGINS_AFTER_THE_SWITCH
+    ATTACHED_BESIDE_CHANGES
+    ATTACHED_BESIDE_SECTIONS
 
 FAULTS = {
     "move looks before it locks": MOVE_LOOKS_BEFORE_IT_LOCKS,
@@ -174,6 +177,7 @@ FAULTS = {
     "no look after locking a map": NO_LOOK_AFTER_LOCKING_A_MAP,
     "retract locks no child": RETRACT_LOCKS_NO_CHILD,
     "collapse locks no child": COLLAPSE_LOCKS_NO_CHILD,
+    "refusal keeps a lock": REFUSAL_KEEPS_A_LOCK,
     # transitions
     "populate locks nothing": POPULATE_LOCKS_NOTHING,
     "populate does not look again": POPULATE_DOES_NOT_LOOK_AGAIN,
@@ -199,6 +203,8 @@ FAULTS = {
     "table handed over": TABLE_HANDED_OVER,
     "flushed before the switch": FLUSHED_BEFORE_THE_SWITCH,
     "change begins after the switch": CHANGE_BEGINS_AFTER_THE_SWITCH,
+    "attached beside changes": ATTACHED_BESIDE_CHANGES,
+    "attached beside sections": ATTACHED_BESIDE_SECTIONS,
 }
 """Every fault that a build with PTL_FAULTS=1 can be given, by name."""
 

@@ -64,11 +64,14 @@ cdef enum LabOperation:
     OP_MAP_READ = 23
     OP_MAKE_RUN = 24
     OP_REPLACE = 25
+    OP_ENTRIES = 26
+    OP_ATTACH = 27
+    OP_LOOKUP = 28
 
 LAB_OPERATION_NAMES = (
     "translate", "map", "unmap", "protect", "compare_exchange", "populate", "retract", "collapse", "split", "move",
     "map_lock", "map_rw", "alloc_map_lock", "read_twice", "enter", "leave", "walk", "reclaim", "synchronize", "exit",
-    "count_locked", "touch", "fault", "map_read", "make_run", "replace",
+    "count_locked", "touch", "fault", "map_read", "make_run", "replace", "entries", "attach", "lookup",
 )
 
 cdef enum LabFailure:
@@ -157,6 +160,7 @@ cdef struct Lab:
     bint is_inside                      # locks are stepped from inside
     bint is_serial                      # whole operations only: to find out what any serial order gives
     bint has_membarrier                 # False: a mutant in which it does nothing
+    bint is_checked                     # False: what goes wrong at a step is left to show in what the operations return
     int running                         # the thread whose fiber runs, or -1
     uint32_t steps
     uint32_t park_count
@@ -167,6 +171,7 @@ cdef struct Lab:
     uint32_t touched_count
     int64_t retired_at[LAB_TABLES]      # by table number: the step at which it was retired
     uint8_t owner[LAB_TABLES]           # of a private table: thread + 1
+    Attachment unattached[LAB_CPUS]     # of CPUs that OP_ATTACH lets use the table
     uint64_t scratch                    # what OP_COUNT_LOCKED counts
     uint32_t scratch_lock
     ptl_step last                       # the step as it was done
@@ -236,6 +241,10 @@ cdef uint64_t lab_operate(Lab *lab, LabThread *thread, Operation *op) noexcept n
     cdef uint64_t raw
     if op.code == OP_TRANSLATE:
         return ptl_translate(tree, op.a)
+    if op.code == OP_LOOKUP:
+        raw = UNMAPPED_RAW
+        ptl_lookup(tree, op.a, &raw)
+        return raw
     if op.code == OP_MAP:
         return ptl_map(tree, op.a, op.b, op.c, <uint32_t> op.d)
     if op.code == OP_UNMAP:
@@ -261,6 +270,8 @@ cdef uint64_t lab_operate(Lab *lab, LabThread *thread, Operation *op) noexcept n
         return move_apply(&move_op, me, op.a, op.b, op.c)
     if op.code == OP_MAP_LOCK or op.code == OP_MAP_RW or op.code == OP_ALLOC_MAP_LOCK:
         return lab_map_lock(tree, me, op)
+    if op.code == OP_ENTRIES:
+        return lab_entries(tree, me, op)
     if op.code == OP_FAULT:
         return lab_fault(tree, me, op.a, op.b)
     if op.code == OP_MAP_READ:
@@ -288,6 +299,8 @@ cdef uint64_t lab_operate(Lab *lab, LabThread *thread, Operation *op) noexcept n
         raw = fetch_add_64(&tree.domain.epoch, 0)
         while not synchronize_once(tree.domain, raw):
             sleep_ns(20_000)
+    elif op.code == OP_ATTACH:
+        lab_attach(lab, tree, me, op.a)
     elif op.code == OP_EXIT:
         record_recycle(me)
     elif op.code == OP_COUNT_LOCKED:
@@ -300,33 +313,65 @@ cdef uint64_t lab_operate(Lab *lab, LabThread *thread, Operation *op) noexcept n
     return 0
 
 
-cdef uint64_t lab_map_lock(Tree *tree, Record *me, Operation *op) noexcept nogil:
-    """Map, lock and fill one empty entry as a caller of the fallible interface does: 1 done, 2 taken, 0 no table."""
-    cdef const LevelFormat *level = &tree.format.level[1]
+cdef Table *lab_lock(Tree *tree, Record *me, const Operation *op) noexcept nogil:
+    """Map a leaf table and lock it as a caller of the fallible interface does; NULL where there is none, nothing held."""
     cdef Found slot
     cdef Table *table
-    cdef uint64_t raw, result = 0
     cdef uint32_t turns = 0
-    cdef int change
     while True:
         table = pin_table(tree, me, op.a, 1, &slot)
         if table is NULL:
             if op.code != OP_ALLOC_MAP_LOCK or ptl_populate(tree, op.a) > ALREADY:
-                return 0
+                return NULL
             continue
         lock_acquire(&table.lock, me.number)
         if is_attached(tree, me, table, op.a, 1):
-            raw = level.empty
-            section_enter(me)
-            change = entry_change(
-                me, level, slot_of(tree, table_offset(tree.block, table), 1, op.a), &raw, leaf_make(level, op.b, 0)
-            )
-            section_leave(me)
-            result = 1 if change == CHANGED else 2
-        lock_release(&table.lock)
-        fetch_add_32(&table.pins, <uint32_t> -1)
-        if result or op.code == OP_MAP_RW or not again(tree, table_offset(tree.block, table), &turns):
-            return result
+            return table
+        lab_unlock(table)
+        if op.code == OP_MAP_RW or not again(tree, table_offset(tree.block, table), &turns):
+            return NULL
+
+
+cdef void lab_unlock(Table *table) noexcept nogil:
+    lock_release(&table.lock)
+    fetch_add_32(&table.pins, <uint32_t> -1)
+
+
+cdef uint64_t lab_map_lock(Tree *tree, Record *me, const Operation *op) noexcept nogil:
+    """Map, lock and fill one empty entry: 1 done, 2 taken, 0 no table."""
+    cdef const LevelFormat *level = &tree.format.level[1]
+    cdef Table *table = lab_lock(tree, me, op)
+    cdef uint64_t raw = level.empty
+    cdef int change
+    if table is NULL:
+        return 0
+    section_enter(me)
+    change = entry_change(
+        me, level, slot_of(tree, table_offset(tree.block, table), 1, op.a), &raw, leaf_make(level, op.b, 0)
+    )
+    section_leave(me)
+    lab_unlock(table)
+    return 1 if change == CHANGED else 2
+
+
+cdef uint64_t lab_entries(Tree *tree, Record *me, const Operation *op) noexcept nogil:
+    """Map, lock and read a leaf table: of the first four entries 16 bits each, the page's number and one; 0 if empty.
+
+    UNMAPPED when there is no table.
+    """
+    cdef const LevelFormat *level = &tree.format.level[1]
+    cdef Table *table = lab_lock(tree, me, op)
+    cdef char *entries
+    cdef uint64_t seen = 0, raw, i
+    if table is NULL:
+        return UNMAPPED_RAW
+    entries = tree.memory + table_offset(tree.block, table)
+    for i in range(min(level.entries, <uint64_t> 4)):
+        raw = entry_load(entries + (i << level.entry_shift), level)
+        if is_leaf(level, raw):
+            seen |= ((leaf_address(level, raw, 0) >> level.shift) + 1 & 0xffff) << 16 * i
+    lab_unlock(table)
+    return seen
 
 
 cdef uint64_t lab_map_read(Tree *tree, Record *me, uint64_t va) noexcept nogil:
@@ -387,16 +432,14 @@ cdef uint64_t lab_touch(Lab *lab, Tree *tree, Record *me, const Operation *op) n
 
     The physical address, or UNMAPPED.
     """
-    cdef Attachment *attachment = tree.attached
+    cdef Attachment *attachment
     cdef Found found
-    cdef uint64_t pa = 0, number = op.c
+    cdef uint64_t pa = 0
     cdef char byte = <char> (op.d - 1)
     cdef int result
-    while number and attachment is not NULL:
-        attachment = attachment.next
-        number -= 1
-    if attachment is NULL:
+    if op.c >= lab.world.cpu_count:
         return UNMAPPED_RAW
+    attachment = lab.world.cpus[op.c]
     result = cache_access(
         attachment.cache, tree, me, attachment.asid, op.a, <uint32_t> op.b, &pa,
         &byte if op.d else NULL, op.d != 0, &found,
@@ -404,6 +447,23 @@ cdef uint64_t lab_touch(Lab *lab, Tree *tree, Record *me, const Operation *op) n
     if result == STALE or result == MIXED_SIZES:
         lab_fail(lab, LAB_STALE, lab.running, 0)
     return pa if result == HIT else UNMAPPED_RAW - (result == DENIED)
+
+
+cdef void lab_attach(Lab *lab, Tree *tree, Record *me, uint64_t cpu) noexcept nogil:
+    """What `Tlb.attach` does, unless that CPU is attached: from here on, it may touch the table."""
+    cdef Attachment *attachment = tree.attached
+    cdef uint64_t target
+    if cpu >= lab.world.cpu_count:
+        return
+    while attachment is not NULL:
+        if attachment is lab.world.cpus[cpu]:
+            return
+        attachment = attachment.next
+    attachment_publish(tree, me, lab.world.cpus[cpu])
+    changes_pass(tree.domain)
+    target = fetch_add_64(&tree.domain.epoch, 0)
+    while not is_faulty(ATTACHED_BESIDE_SECTIONS) and not synchronize_once(tree.domain, target):
+        sleep_ns(20_000)
 
 
 # -- what a step touches ----------------------------------------------------------------------------------------------
@@ -798,8 +858,9 @@ cdef void unpark_do(Lab *lab, ptl_step *step) noexcept nogil:
 # -- checks at every step ---------------------------------------------------------------------------------------------
 
 cdef void lab_fail(Lab *lab, int failure, uint32_t actor, uint64_t where) noexcept nogil:
-    """The first failure of an execution is the one that is told."""
-    if lab.failure == LAB_FINE:
+    """The first failure of an execution is the one that is told. Unchecked, only what keeps it from ending is one."""
+    cdef bint is_check = failure <= LAB_UNBALANCED or failure == LAB_STALE
+    if lab.failure == LAB_FINE and (lab.is_checked or not is_check):
         lab.failure = failure
         lab.failed_actor = actor
         lab.failed_where = where
@@ -924,17 +985,16 @@ cdef uint64_t lock_rank(Lab *lab, uint32_t *word) noexcept nogil:
     """Where a lock stands in the lock order; 0 for what is no lock."""
     cdef World *world = &lab.world
     cdef uint64_t offset = <uint64_t> (<char *> word - <char *> world.block.tables)
-    cdef Attachment *attachment = world.tree.attached
     cdef Table *table
+    cdef uint32_t i
     if offset < world.block.frames * sizeof(Table):
         table = &world.block.tables[offset // sizeof(Table)]
         return 1 + LEVELS - table.level if word is &table.lock else 0
     if word is &world.tree.attached_lock:
         return 20
-    while attachment is not NULL:
-        if word is &attachment.cache.lock:
+    for i in range(world.cpu_count):
+        if word is &world.cpus[i].cache.lock:
             return 25
-        attachment = attachment.next
     if word is &world.domain.reclaim_lock:
         return 30
     if word is &blocks_lock:

@@ -47,15 +47,17 @@ cdef uint64_t ptl_translate_many(Tree *tree, const uint64_t *vas, uint64_t *out,
 
 
 cdef uint32_t ptl_lookup(Tree *tree, uint64_t va, uint64_t *raw) noexcept nogil:
-    """The level of the leaf that maps va, and its entry, without a freeze; 0 when nothing is mapped there."""
+    """The level of the leaf that maps va, and its entry, without what a transition marks it with; 0 if nothing maps it."""
     cdef Record *me = record_of(tree.domain)
+    cdef const LevelFormat *format
     cdef Found found
     if me is NULL or not is_canonical(&tree.format, va):
         return 0
     find(tree, me, va, &found, REWALKS_MAX)
     if found.state != HUGE and found.state != INVALID:
         return 0
-    raw[0] = thawed(&tree.format.level[found.level], found.raw)
+    format = &tree.format.level[found.level]
+    raw[0] = thawed(format, leaf_shown(format, found.raw))
     return found.level
 
 

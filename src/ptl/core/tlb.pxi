@@ -319,10 +319,15 @@ cdef int cache_access(
 cdef Attachment *tree_attach(Tree *tree, Record *me, Cache *cache, uint32_t asid) noexcept nogil:
     """NULL when there is no memory. The caller then waits for the changes in flight."""
     cdef Attachment *attachment = <Attachment *> calloc(1, sizeof(Attachment))
-    if attachment is NULL:
-        return NULL
-    attachment.cache = cache
-    attachment.asid = asid
+    if attachment is not NULL:
+        attachment.cache = cache
+        attachment.asid = asid
+        attachment_publish(tree, me, attachment)
+    return attachment
+
+
+cdef void attachment_publish(Tree *tree, Record *me, Attachment *attachment) noexcept nogil:
+    """Let changes that begin from now on flush a Tlb."""
     critical_enter(me)
     mutex_acquire(&tree.attached_lock)
     attachment.next = tree.attached
@@ -330,7 +335,6 @@ cdef Attachment *tree_attach(Tree *tree, Record *me, Cache *cache, uint32_t asid
     exchange_pointer(<void **> &tree.attached, attachment)
     lock_release(&tree.attached_lock)
     critical_leave(me)
-    return attachment
 
 
 cdef void tree_detach(Tree *tree, Record *me, Cache *cache) noexcept nogil:

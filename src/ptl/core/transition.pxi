@@ -382,7 +382,7 @@ cdef int retract(Tree *tree, Record *me, uint64_t va, uint32_t level, Found *fou
         flush(tree, begun, slot_first(tree, level, va), slot_end(tree, level, va), NO_FLUSH_OF_A_RETRACT)
         change_end(tree, begun)
         count_64(&tree.retracts, 1)
-    if not is_faulty(RETRACT_LOCKS_NO_CHILD):
+    if not is_faulty(RETRACT_LOCKS_NO_CHILD) and not (is_faulty(REFUSAL_KEEPS_A_LOCK) and result != DONE):
         lock_release(&child.lock)
     table_unlock(tree, found.table)
     if result == DONE and not is_faulty(RETIRED_BEFORE_THE_SWITCH):

@@ -11,6 +11,7 @@ G3  Checks of a world run between steps, in the lab's own context, where every a
 
 cdef enum:
     LAB_THREADS = 4
+    LAB_CPUS = 4
 
 cdef struct World:
     Tree *tree
@@ -18,6 +19,8 @@ cdef struct World:
     Domain *domain
     Record *records[LAB_THREADS]        # of the model threads
     uint32_t threads
+    Attachment *cpus[LAB_CPUS]          # by their Tlbs: those attached, then those that an operation may attach
+    uint32_t cpu_count
     char *image
     uint64_t image_bytes
     uint32_t shape                      # of the tree outside the lab
@@ -30,8 +33,8 @@ cdef uint64_t world_copy(World *world, bint back, char *image) noexcept nogil:
     cdef Block *next_block = block.next
     cdef uint64_t used = 0
     cdef Record *record = <Record *> world.domain.records
-    cdef Attachment *attachment
     cdef Cache *cache
+    cdef uint32_t i
     used += world_part(back, image, used, block, sizeof(Block))
     block.next = next_block             # other threads make and drop other blocks
     used += world_part(back, image, used, block.tables, block.frames * sizeof(Table))
@@ -41,12 +44,10 @@ cdef uint64_t world_copy(World *world, bint back, char *image) noexcept nogil:
     while record is not NULL:
         used += world_part(back, image, used, record, <char *> &record.padding - <char *> record)
         record = record.next
-    attachment = world.tree.attached
-    while attachment is not NULL:
-        cache = attachment.cache
+    for i in range(world.cpu_count):
+        cache = world.cpus[i].cache
         used += world_part(back, image, used, cache, sizeof(Cache))
         used += world_part(back, image, used, cache.places, cache.sets * cache.ways * sizeof(Translation))
-        attachment = attachment.next
     return used
 
 

@@ -95,6 +95,8 @@ class Laboratory:
     """Whether threads end inside a section, so that tables may stay in limbo."""
     tlbs: int = 0
     """How many CPUs use the table, each with a TLB that every change flushes."""
+    unattached: int = 0
+    """How many CPUs more there are, that an operation may attach; they are numbered after the others."""
     table: PageTable = field(init=False)
     model: Model = field(init=False)
     _tlbs: list[Tlb] = field(init=False, repr=False)
@@ -116,6 +118,7 @@ class Laboratory:
             memory=self.memory,
             locks=self.locks,
             barrier=self.barrier,
+            unattached=[Tlb(sets=1, ways=2) for _ in range(self.unattached)],
         )
         if self.is_serialisable:
             self.model.explore(self.judge, serial=True)
@@ -251,6 +254,7 @@ def explore(
     is_serialisable: bool = True,
     is_left_inside: bool = False,
     tlbs: int = 0,
+    unattached: int = 0,
     preemptions: int | None = None,
     most: int | None = None,
 ) -> Exploration:
@@ -264,6 +268,7 @@ def explore(
     is_serialisable: whether each execution has to give what some serial order of whole operations gives.
     is_left_inside: whether threads end inside a section, so that tables may stay in limbo.
     tlbs: how many CPUs use the table, each with a TLB that every change flushes.
+    unattached: how many CPUs more there are, that `attach` lets use it.
     preemptions, most: bounds; then nothing is proved.
 
     Blocking; gives up the GIL for the core. Raises ValueError for what a lab cannot drive.
@@ -295,6 +300,7 @@ def explore(
         is_serialisable=is_serialisable,
         is_left_inside=is_left_inside,
         tlbs=tlbs,
+        unattached=unattached,
     )
     return laboratory.explore(preemptions=preemptions, most=most)
 

@@ -393,6 +393,11 @@ _ALL: Final = (
     ),
     Mutant("retract locks no child", "retract does not lock the table that leaves (T1)", LOCK_BESIDE_RETRACT),
     Mutant("collapse locks no child", "collapse does not lock the table that leaves (T1)", RANGE_BESIDE_COLLAPSE),
+    Mutant(
+        "refusal keeps a lock",
+        "retract does not unlock a table that was filled before it had the lock",
+        MAP_BESIDE_RETRACT,
+    ),
     # Transitions.
     Mutant("populate locks nothing", "populate does not hold the lock when it publishes", TWO_POPULATES),
     Mutant("populate does not look again", "populate trusts what it saw before it had the lock", TWO_POPULATES),
@@ -484,6 +489,16 @@ _ALL: Final = (
         "change begins after the switch",
         "a change is counted when it has been made: what is not yet flushed is taken for an error (B3)",
         USE_BESIDE_UNMAP,
+    ),
+    Mutant(
+        "attached beside changes",
+        "a Tlb is used before the changes are over that did not see it attached",
+        trial([op.attach(), op.touch(0), op.touch(0)], [op.collapse(0)], setup=all_pages, unattached=1),
+    ),
+    Mutant(
+        "attached beside sections",
+        "a Tlb is used before the sections are over in which a change did not see it attached",
+        trial([op.attach(), op.touch(0), op.touch(0)], [op.unmap(0)], setup=used_page, unattached=1),
     ),
     Mutant(
         "no flush of an entry",

@@ -34,6 +34,11 @@ def translate(va: int) -> Operation:
     return Operation("translate", (va,))
 
 
+def lookup(va: int) -> Operation:
+    """`PageTable.lookup`: the raw entry of the leaf."""
+    return Operation("lookup", (va,))
+
+
 def read_twice(va: int) -> Operation:
     """Two translations of one address, the first in a section inside the section of the second."""
     return Operation("read_twice", (va,))
@@ -119,6 +124,11 @@ def map_read(va: int) -> Operation:
     return Operation("map_read", (va,))
 
 
+def entries(va: int) -> Operation:
+    """`pte_map_lock`, `entries`, close: a leaf table as it was at one moment, for whoever changes it under its lock."""
+    return Operation("entries", (va,))
+
+
 def touch(va: int, *, write: bool = False, cpu: int = 0) -> Operation:
     """What a CPU does, through its TLB: walk on a miss, set accessed, or accessed and dirty. Needs `tlbs`."""
     return Operation("touch", (va, 2 if write else 1, cpu))
@@ -127,6 +137,11 @@ def touch(va: int, *, write: bool = False, cpu: int = 0) -> Operation:
 def store(va: int, byte: int, *, cpu: int = 0) -> Operation:
     """As a touch that writes, and store a byte; there has to be memory."""
     return Operation("touch", (va, 2, cpu, byte + 1))
+
+
+def attach(cpu: int = 0) -> Operation:
+    """`Tlb.attach`: from here on this CPU may touch the table. Needs `unattached`."""
+    return Operation("attach", (cpu,))
 
 
 def enter() -> Operation:
