@@ -12,8 +12,8 @@ ROOT = Path(__file__).parent.parent
 CORE = ROOT / "src" / "ptl" / "core"
 THE_LABS_OWN = {"explore.pxi", "model.pxi"}
 CALL = re.compile(
-    r"\b(load_relaxed|load_acquire|load_own|store_relaxed|store_release|store_then_barrier|exchange|compare_exchange"
-    r"|fetch_add_relaxed|fetch_add|count)(?:_unhooked)?(_pointer|_32|_64)\((?:<[^>]*> )?&?([\w.\[\]]+)"
+    r"\b(load_relaxed|load_acquire|load_own|store_relaxed|store_release|store_then_barrier|add_own_release|exchange"
+    r"|compare_exchange|fetch_add_relaxed|fetch_add|count)(?:_unhooked)?(_pointer|_32|_64)\((?:<[^>]*> )?&?([\w.\[\]]+)"
 )
 FENCE = re.compile(r"\bfull_barrier\(\)")
 

@@ -42,14 +42,14 @@ cdef struct Record:
     uint64_t critical           # not 0 while a change is under way that a fork must not cut in two
     Domain *domain
     Record *next
-    uint64_t thread             # the system's number of the owning thread
+    uint64_t thread             # the system's number of the owning thread; read by whoever reports a stall
     uint64_t life               # how many owners this record has had
     uint32_t number             # names the owner in locks
     uint32_t in_use
     uint64_t padding
-    uint64_t seen               # the section word of the last scan, and since when it was the same
-    uint64_t seen_since_ns
-    uint64_t reported
+    uint64_t seen               # the section word of the last scan; for the holder of reclaim_lock
+    uint64_t seen_since_ns      # since when scans have seen that section: its name in reports; 0 outside
+    uint64_t reported           # the section that was warned of last, by that name
     uint64_t more_padding[5]
 
 cdef enum Barrier:              # between the store of a section's word and the first load inside: whose it is
@@ -168,7 +168,7 @@ cdef Record *record_register(Domain *domain) noexcept nogil:
         # Release, partner: the acquire loads of domain.records. Ends as every failure is another thread's success.
         while not compare_exchange_pointer(&domain.records, &first, record):
             record.next = <Record *> first
-    record.thread = thread_id()
+    store_relaxed_64(&record.thread, thread_id())
     record.life += 1
     # A number of its own for each owner: a lock that an earlier one still holds is not ours. Never 0.
     record.number = fetch_add_relaxed_32(&owners, 1) % MOST_OWNERS + 1
@@ -318,9 +318,10 @@ cdef void grace_period(Domain *domain) noexcept nogil:
                 oldest = section
             if record.seen != section | 1:
                 record.seen = section | 1
-                record.seen_since_ns = now
+                store_relaxed_unhooked_64(&record.seen_since_ns, now)   # one word, for reports: nobody decides by it
         else:
             record.seen = 0
+            store_relaxed_unhooked_64(&record.seen_since_ns, 0)
         record = record.next
     domain.safe = oldest
     domain.attempted = load_relaxed_64(&domain.retired)
@@ -568,9 +569,9 @@ cdef class EpochDomain:
         O(threads), plus one membarrier. A section is first noticed by a grace period, so call it twice to catch one
         that holds back nothing yet.
         """
-        cdef double least = seconds
+        cdef double least = seconds, inside
         cdef Record *record
-        cdef uint64_t now, held, held_bytes, since
+        cdef uint64_t held, held_bytes, since
         cdef list found = []
         with nogil:
             mutex_acquire(&self.domain.reclaim_lock)
@@ -580,10 +581,10 @@ cdef class EpochDomain:
             lock_release(&self.domain.reclaim_lock)
         record = <Record *> load_acquire_pointer(&self.domain.records)
         while record is not NULL:
-            since = record.seen_since_ns
-            now = now_ns()
-            if record.seen and now - since >= least * 1e9:
-                found.append(Stall(record.thread, (now - since) / 1e9, held, held_bytes))
+            since = load_relaxed_64(&record.seen_since_ns)
+            inside = seconds_since(since)
+            if since and inside >= least:
+                found.append(Stall(load_relaxed_64(&record.thread), inside, held, held_bytes))
             record = record.next
         return found
 
@@ -612,16 +613,17 @@ cdef class EpochDomain:
         }
 
     cdef int warn_of_stalls(self, double seconds) except -1:
-        """Warn once of each section that has lasted that long."""
+        """Warn once of each section that has lasted that long: of two threads that see it, one does."""
         cdef Record *record = <Record *> load_acquire_pointer(&self.domain.records)
-        cdef uint64_t now
+        cdef uint64_t since
+        cdef double inside
         while record is not NULL:
-            now = now_ns()          # each time: a warning may take long, and a reader be met meanwhile
-            if record.seen and record.reported != record.seen and now - record.seen_since_ns >= seconds * 1e9:
-                record.reported = record.seen
+            since = load_relaxed_64(&record.seen_since_ns)
+            inside = seconds_since(since)   # each time: a warning may take long, and a reader be met meanwhile
+            if since and inside >= seconds and exchange_64(&record.reported, since) != since:
                 warnings.warn(
-                    f"thread {record.thread} has been inside a read section for "
-                    f"{(now - record.seen_since_ns) / 1e9:.1f} s and holds back {limbo_tables(self.domain)} tables",
+                    f"thread {load_relaxed_64(&record.thread)} has been inside a read section for "
+                    f"{inside:.1f} s and holds back {limbo_tables(self.domain)} tables",
                     EpochStall,
                     stacklevel=2,
                 )
@@ -630,6 +632,10 @@ cdef class EpochDomain:
 
 
 STALL_SECONDS = 10.0
+
+
+cdef inline double seconds_since(uint64_t then_ns) noexcept nogil:
+    return <int64_t> (now_ns() - then_ns) / 1e9
 
 
 cdef bint synchronize_once(Domain *domain, uint64_t target) noexcept nogil:
