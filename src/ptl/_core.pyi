@@ -119,6 +119,7 @@ class EpochDomain:
 default_domain: Final[EpochDomain]
 
 def fail_allocation(n: SupportsIndex, /) -> None: ...
+def fail_frames(n: SupportsIndex, times: SupportsIndex = ..., /) -> None: ...
 
 # -- frames -----------------------------------------------------------------------------------------------------------
 

@@ -120,6 +120,8 @@ cdef extern from "core/system.h" nogil:
     void *calloc "ptl_calloc"(size_t, size_t)
     int posix_memalign "ptl_memalign"(void **, size_t, size_t)
     void let_allocation_fail "ptl_fail_allocation"(uint32_t)
+    void let_frames_fail "ptl_fail_frames"(uint32_t, uint32_t)
+    bint is_out_of_frames "ptl_is_out_of_frames"()
     int sched_yield()
     ctypedef struct pthread_key_t:
         pass

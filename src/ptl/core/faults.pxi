@@ -3,7 +3,8 @@
 
 Only a build with PTL_FAULTS=1 has them. There PTL_FAULT names the one that is in from the start, and `put_in_fault` puts
 in another. In every other build `is_faulty` is the constant 0, and nothing of this is compiled. ptl.lab.mutants says what
-each does, and what notices it. That the system gives no memory can be tried in every build: allocation is on no hot path.
+each does, and what notices it. That there is no memory, and that there are no frames, can be tried in every build: neither
+is asked for on a hot path.
 """
 
 cdef enum Fault:
@@ -225,3 +226,13 @@ def fail_allocation(n, /):
     """Let the n-th allocation that this thread asks the system for from now on fail; 0 for none. For tests."""
     cdef uint64_t count = as_count(n, "n")
     let_allocation_fail(<uint32_t> min(count, <uint64_t> 0xffffffff))
+
+
+def fail_frames(n, times=0xffffffff, /):
+    """Let this thread find no frames when it asks for them the n-th time from now on, nor the next `times - 1` times; 0 for
+    none. For tests.
+    """
+    cdef uint64_t count = as_count(n, "n"), most = as_count(times, "times")
+    if count and not most:
+        raise ValueError("times must be at least 1")
+    let_frames_fail(<uint32_t> min(count, <uint64_t> 0xffffffff), <uint32_t> min(most, <uint64_t> 0xffffffff))

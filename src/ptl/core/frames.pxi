@@ -70,7 +70,7 @@ cdef Table *tables_take(Block *block, uint32_t order, uint64_t count) noexcept n
     cdef Table *table
     cdef uint64_t i
     mutex_acquire(&block.lock)
-    if tables_ensure(block, order, count):
+    if not is_out_of_frames() and tables_ensure(block, order, count):       # a test may let it fail (faults.pxi)
         for i in range(count):
             table = table_pop(block, order)
             table.link = first
@@ -83,7 +83,7 @@ cdef bint tables_park(Block *block, uint32_t order, uint64_t count) noexcept nog
     """Put that many tables aside for splits (F2); False and nothing changed when there are not as many."""
     cdef bint enough
     mutex_acquire(&block.lock)
-    enough = tables_ensure(block, order, count)
+    enough = not is_out_of_frames() and tables_ensure(block, order, count)
     if enough:
         block.parked[order] += count
     lock_release(&block.lock)
@@ -172,7 +172,7 @@ cdef bint tables_avoid_0(Block *block) noexcept nogil:
     cdef Table **link
     mutex_acquire(&block.lock)
     if block.base == 0 and not block.avoids_0 and first.use == TABLE_FREE:
-        if not tables_ensure(block, first.order, 1):  # F2: it may be one of those that are parked
+        if is_out_of_frames() or not tables_ensure(block, first.order, 1):  # F2: it may be one of those that are parked
             lock_release(&block.lock)
             return False
         link = &block.free_tables[first.order]
@@ -199,6 +199,8 @@ cdef uint64_t data_take(Block *block, uint32_t order) noexcept nogil:
     """The first of 2**order frames, aligned to their size in physical memory; the number of frames when there are none."""
     cdef uint64_t frame = block.frames
     cdef uint32_t larger = order
+    if is_out_of_frames():
+        return frame
     mutex_acquire(&block.lock)
     while larger < DATA_ORDERS and block.free_data[larger] is NULL:
         larger += 1

@@ -254,23 +254,52 @@ static inline void ptl_membarrier_at(const char *site)
 #define ptl_membarrier() ptl_membarrier_at(__func__)
 
 /* -- memory, and running out of it -------------------------------------------------------------------------------- */
-/* The n-th allocation of this thread from now on fails, when a test has asked for it: never on a hot path, which
- * allocates nothing. */
+/* The n-th allocation of this thread from now on fails, when a test has asked for it, and so may some after it: never on
+ * a hot path, which allocates nothing. So it is with frames (frames.pxi). */
+
+struct ptl_failing {
+    uint32_t left;  /* until the first that fails, itself included; 0 for none */
+    uint32_t times; /* how many fail */
+};
 
 #if defined(__linux__)
-static __thread uint32_t ptl_allocations_left __attribute__((tls_model("initial-exec")));
+static __thread struct ptl_failing ptl_failing_memory __attribute__((tls_model("initial-exec")));
+static __thread struct ptl_failing ptl_failing_frames __attribute__((tls_model("initial-exec")));
 #else
-static __thread uint32_t ptl_allocations_left;
+static __thread struct ptl_failing ptl_failing_memory, ptl_failing_frames;
 #endif
+
+static inline int ptl_fails_now(struct ptl_failing *failing)
+{
+    if (failing->left == 0)
+        return 0;
+    if (failing->left > 1) {
+        failing->left--;
+        return 0;
+    }
+    if (--failing->times == 0)
+        failing->left = 0;
+    return 1;
+}
 
 static inline void ptl_fail_allocation(uint32_t n)
 {
-    ptl_allocations_left = n;
+    ptl_failing_memory = (struct ptl_failing){n, 1};
 }
 
 static inline int ptl_is_out_of_memory(void)
 {
-    return ptl_allocations_left != 0 && --ptl_allocations_left == 0;
+    return ptl_fails_now(&ptl_failing_memory);
+}
+
+static inline void ptl_fail_frames(uint32_t n, uint32_t times)
+{
+    ptl_failing_frames = (struct ptl_failing){n, times};
+}
+
+static inline int ptl_is_out_of_frames(void)
+{
+    return ptl_fails_now(&ptl_failing_frames);
 }
 
 static inline void *ptl_calloc(size_t count, size_t bytes)

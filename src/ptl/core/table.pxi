@@ -144,6 +144,32 @@ cdef bint nothing_make(PageTable pt, object described) except -1:
     return True
 
 
+cdef object first_tables_take(PageTable pt, object arch):
+    """Take the top table, and those that empty slots name. None; or, with nothing taken, what there is no room for.
+
+    Raises AddressError where the top table cannot lie.
+    """
+    cdef Tree *tree = pt.tree
+    cdef Table *root = tables_take(tree.block, tree.order[tree.format.levels], 1)
+    if root is NULL:
+        return "a root table"
+    tree.root = table_offset(tree.block, root)
+    tree.top = tree.memory + tree.root
+    if arch.root_bits < 64 and (tree.base + tree.root) >> <uint32_t> arch.root_bits:
+        table_return(root)
+        raise AddressError(
+            f"the top table at pa {tree.base + tree.root:#x} is beyond the {arch.root_bits} bits "
+            f"that {arch.name} has for it"
+        )
+    if any(level.hides_table_at_0 for level in arch.layout) and not tables_avoid_0(tree.block):
+        table_return(root)
+        return "a table that is not at pa 0"
+    if not nothing_make(pt, arch):
+        table_return(root)
+        return f"the tables that empty slots of {arch.name} name"
+    return None
+
+
 cdef void nothing_free(Tree *tree) noexcept nogil:
     cdef uint32_t level
     for level in range(1, tree.format.levels):
@@ -220,25 +246,12 @@ cdef class PageTable:
                 tree.order[level] += 1
         if record_of(tree.domain) is NULL:
             raise MemoryError("no memory for this thread's epoch record")
-        root = tables_take(memory.block, tree.order[tree.format.levels], 1)
-        while root is NULL and frames_may_come(tree, &attempts):
-            root = tables_take(memory.block, tree.order[tree.format.levels], 1)
-        if root is NULL:
-            raise OutOfFrames(f"no room in {memory!r} for a root table")
-        tree.root = table_offset(tree.block, root)
-        tree.top = tree.memory + tree.root
-        if arch.root_bits < 64 and (tree.base + tree.root) >> <uint32_t> arch.root_bits:
-            table_return(root)
-            raise AddressError(
-                f"the top table at pa {tree.base + tree.root:#x} is beyond the {arch.root_bits} bits "
-                f"that {arch.name} has for it"
-            )
-        if any(level.hides_table_at_0 for level in arch.layout) and not tables_avoid_0(memory.block):
-            table_return(root)
-            raise OutOfFrames(f"no room in {memory!r} for a table that is not at pa 0")
-        if not nothing_make(self, arch):
-            table_return(root)
-            raise OutOfFrames(f"no room in {memory!r} for the tables that empty slots of {arch.name} name")
+        missing = first_tables_take(self, arch)
+        while missing is not None and frames_may_come(tree, &attempts):
+            missing = first_tables_take(self, arch)
+        if missing is not None:
+            raise OutOfFrames(f"no room in {memory!r} for {missing}")
+        root = table_of(tree.block, tree.root)
         table_fill_empty(tree, root, tree.format.levels)
         table_count(tree, root, 1)
 
