@@ -1,4 +1,6 @@
-"""The promise: docs/concurrency.md lists every access to shared memory that the core makes, and no other."""
+"""The promise: docs/concurrency.md lists every access to shared memory that the core makes, and no other; and it names
+the moment at which every public operation happens.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,8 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+
+from ptl import _core
 
 ROOT = Path(__file__).parent.parent
 CORE = ROOT / "src" / "ptl" / "core"
@@ -66,3 +70,27 @@ def test_the_fences_are_where_it_says():
         path.name for path in CORE.glob("*.pxi") if path.name not in THE_LABS_OWN and FENCE.search(path.read_text())
     }
     assert found == {"epoch.pxi", "cpu.pxi"}
+
+
+PUBLIC = (
+    *(_core.PageTable, _core.PteMap, _core.PteMapRw, _core.PteKernel, _core.Slot, _core.Pin),
+    *(_core.EpochDomain, _core.Frames, _core.Tlb, _core.MmuGather),
+)
+
+
+def operations() -> set[str]:
+    """Every public method, with its class where that is not PageTable."""
+    return {
+        name if kind is _core.PageTable else f"{kind.__name__}.{name}"
+        for kind in PUBLIC
+        for name, what in vars(kind).items()
+        if not name.startswith("_") and callable(what)
+    }
+
+
+def test_every_operation_has_its_moment():
+    text = (ROOT / "docs" / "concurrency.md").read_text()
+    rows = text.split("\n## 5.")[1].split("\n## 6.")[0].splitlines()
+    named = {name for row in rows if row.startswith("| ") for name in re.findall(r"`([\w.]+)`", row.split(" | ")[0])}
+    assert operations() - named == set()
+    assert named - operations() == set()
