@@ -3,7 +3,8 @@
 Runs are made when asked for by size, and by nothing else. All of a run stays one; a part of it that changes takes it
 apart, and no CPU sees both. What any of its entries has of accessed and dirty, all of the run has. The made-up format
 `runs` has 32 pages, few enough to try every range; a run there is two entries with addresses of their own, four with
-that of the first, or two huge leaves.
+that of the first, or two huge leaves. `refilled runs` is the same for software alone: it has no value that hides a
+leaf from hardware, and a page by itself has a mark of its own.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import pytest
 
 import ptl
 from helpers import Crew, going_on, linux_only
-from made_up import MADE_UP, RUNS, architecture
+from made_up import MADE_UP, REFILLED_RUNS, RUNS, architecture
 from ptl import AddressError, FormatError, Outcome, State
 from ptl.arch import Arch, Pattern, Run
 from ptl.tlb import StaleTranslation, Tlb
@@ -37,6 +38,9 @@ EACH_RUN = pytest.mark.parametrize(
         for size in architecture(name).run_sizes
     ],
 )
+
+
+BOTH = pytest.mark.parametrize("arch", [RUNS, REFILLED_RUNS], ids=["hardware", "software"])
 
 
 def table(arch: Arch = RUNS, frames: ptl.Frames | None = None) -> ptl.PageTable:
@@ -148,6 +152,11 @@ def test_sixteen_pages_of_svnapot():
         ("riscv_sv39", (64 << 10,)),
         ("riscv_sv48", (64 << 10,)),
         ("riscv_sv57", (64 << 10,)),
+        ("sh", (64 << 10, 1 << 20)),
+        ("sparc64", (64 << 10, 512 << 10, 4 << 20, 256 << 20)),
+        ("parisc64", (1 << 20,)),
+        ("powerpc_8xx", (16 << 10, 512 << 10)),
+        ("parisc", ()),
         ("riscv_sv32", ()),
         ("x86_64", ()),
     ],
@@ -210,14 +219,15 @@ def ranges(granule: int) -> Iterator[tuple[int, int]]:
         yield first, end - first
 
 
+@BOTH
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("change", CHANGES)
-def test_every_range(layout, change):
+def test_every_range(layout, change, arch):
     """What is all of a run stays one; the rest is leaves by themselves; and nothing else changes."""
     frames = ptl.Frames(1 << 14, frame_bytes=64, domain=ptl.EpochDomain())
-    pt = table(frames=frames)
+    pt = table(arch, frames)
     for va, length in ranges(GRANULE.get(change, PAGE)):
-        model = Reference(RUNS)
+        model = Reference(arch)
         for each in (model, pt):
             LAYOUTS[layout](each)
         assert CHANGES[change](pt, va, length) == CHANGES[change](model, va, length)
@@ -256,17 +266,18 @@ def broken_last_entry(pt: ptl.PageTable) -> Iterator[None]:
 # -- one entry
 
 
-def test_a_part_that_changes_takes_it_apart():
+@BOTH
+def test_a_part_that_changes_takes_it_apart(arch):
     """By every way to change one entry; each leaf then has what any of them had of accessed and dirty."""
-    soft = RUNS.encode_soft(1, 2)
+    soft = arch.encode_soft(1, 2)
     for size, page in itertools.product((TWO, FOUR), range(4)):
         if page * PAGE >= size:
             continue
         for change in ("unmap", "exchange", "compare_exchange", "handle", "lock", "map"):
-            run = place(size=size)
+            run = place(arch, size)
             run.mark(run.run.entries - 1, "ad")
             va, pt = run.va + page * PAGE, run.pt
-            raw, empty = pt.lookup(va).raw, RUNS.level(1).empty
+            raw, empty = pt.lookup(va).raw, arch.level(1).empty
             if change == "unmap":
                 assert pt.unmap(va, PAGE) == PAGE
             elif change == "exchange":
@@ -283,7 +294,7 @@ def test_a_part_that_changes_takes_it_apart():
                 pt.map(va, 0, replace=True)
             others = [leaf for leaf in run.leaves() if leaf.va != va]
             assert [(leaf.va, leaf.pa, leaf.size, leaf.flags) for leaf in others] == [
-                (run.va + n * PAGE, run.pa + n * PAGE, PAGE, RUNS.attributes("rwad"))
+                (run.va + n * PAGE, run.pa + n * PAGE, PAGE, arch.attributes("rwad"))
                 for n in range(run.run.entries)
                 if n != page
             ]
@@ -291,21 +302,22 @@ def test_a_part_that_changes_takes_it_apart():
             pt.check()
 
 
-def test_an_entry_of_a_run_for_an_entry_of_a_run_changes_all():
+@BOTH
+def test_an_entry_of_a_run_for_an_entry_of_a_run_changes_all(arch):
     """The others follow, to the frames beside; and keep what they had of accessed and dirty that was not expected."""
     for size, page in itertools.product((TWO, FOUR), range(4)):
         if page * PAGE >= size:
             continue
-        run = place(size=size)
+        run = place(arch, size)
         other = (page + 1) % run.run.entries
         run.mark(page, "d")
         run.mark(other, "a")
         va, pt = run.va + page * PAGE, run.pt
-        new = RUNS.encode(8 * FOUR + page * PAGE, "rx", run=run.run)
+        new = arch.encode(8 * FOUR + page * PAGE, "rx", run=run.run)
         assert pt.compare_exchange(va, pt.lookup(va).raw, new)
         (leaf,) = run.leaves()
-        assert (leaf.pa, leaf.size, leaf.flags) == (8 * FOUR, size, RUNS.attributes("rxa"))
-        assert [RUNS.decode(raw).flags for raw in run.raws()].count(RUNS.attributes("rxa")) == 1
+        assert (leaf.pa, leaf.size, leaf.flags) == (8 * FOUR, size, arch.attributes("rxa"))
+        assert [arch.decode(raw).flags for raw in run.raws()].count(RUNS.attributes("rxa")) == 1
         pt.check()
 
 
@@ -423,10 +435,11 @@ def test_split_and_collapse_are_inverse(arch, size):
     run.pt.check()
 
 
-def test_a_split_makes_leaves_of_any_smaller_size():
-    sizes = kinds(RUNS)
+@BOTH
+def test_a_split_makes_leaves_of_any_smaller_size(arch):
+    sizes = kinds(arch)
     for size, smaller in itertools.product(sizes, sizes):
-        pt = table()
+        pt = table(arch)
         pt.map(TWO_HUGE, TWO_HUGE, size, page_size=size)
         if smaller < size:
             assert pt.split(TWO_HUGE + size - 1, page_size=smaller) is Outcome.DONE
@@ -438,11 +451,12 @@ def test_a_split_makes_leaves_of_any_smaller_size():
         pt.check()
 
 
-def test_a_collapse_makes_leaves_of_any_larger_size():
+@BOTH
+def test_a_collapse_makes_leaves_of_any_larger_size(arch):
     """Of leaves of any smaller size in one table; of runs too."""
-    sizes = kinds(RUNS)
+    sizes = kinds(arch)
     for size, larger in itertools.product(sizes, sizes):
-        pt = table()
+        pt = table(arch)
         pt.map(0, TWO_HUGE, TWO_HUGE, page_size=size)
         outcome = pt.collapse(PAGE, page_size=larger) if larger > PAGE else None
         if size == larger > PAGE:
@@ -513,12 +527,13 @@ def test_holes_of_a_run_of_huge_leaves_can_be_split():
 # -- moving
 
 
-def test_every_move():
+@BOTH
+def test_every_move(arch):
     """Each range of two tables to each place behind them: what still fits is one page there, the rest is not."""
     for (va, length), new in itertools.product(ranges(PAGE), range(TWO_HUGE, END, PAGE)):
         if va + length > FOUR or new + length > TWO_HUGE + HUGE:
             continue
-        pt = table()
+        pt = table(arch)
         pt.map(0, END, FOUR, page_size=FOUR)
         assert pt.move(va, new, length) is Outcome.DONE
         whole = length == FOUR and new % FOUR == 0
@@ -644,6 +659,12 @@ def test_runs_that_cannot_be_are_refused(run):
         ptl.PageTable(replace(RUNS, layout=layout))
 
 
+def test_runs_that_hardware_sees_need_what_hides_them():
+    layout = (replace(RUNS.level(1), invalid=None), RUNS.level(2))
+    with pytest.raises(FormatError, match="a level with runs that hardware walks needs what an invalid leaf looks like"):
+        ptl.PageTable(replace(RUNS, layout=layout))
+
+
 def test_too_many_kinds_of_runs_are_refused():
     layout = (replace(RUNS.level(1), runs=RUNS.level(1).runs * 3), RUNS.level(2))
     with pytest.raises(FormatError, match="a level has at most 4 kinds of runs"):
@@ -659,7 +680,7 @@ class Machine:
     def __init__(self, arch: str = "runs", size: int = FOUR, flags: str = "rw") -> None:
         self.frames = ptl.Frames(1 << 22, domain=ptl.EpochDomain())
         self.pt = ptl.PageTable(architecture(arch), frames=self.frames)
-        self.cpu = Tlb()
+        self.cpu = Tlb(sets=256)
         self.cpu.attach(self.pt)
         self.size, self.page = size, self.pt.arch.level(1).span
         self.pa = self.frames.alloc(size)
@@ -673,7 +694,19 @@ class Machine:
 
 
 RUNS_OF_PAGES = pytest.mark.parametrize(
-    ("arch", "size"), [("runs", TWO), ("runs", FOUR), ("arm64_4k", 1 << 16), ("riscv_sv39", 1 << 16)]
+    ("arch", "size"),
+    [
+        ("runs", TWO),
+        ("runs", FOUR),
+        ("refilled runs", TWO),
+        ("refilled runs", FOUR),
+        ("arm64_4k", 1 << 16),
+        ("riscv_sv39", 1 << 16),
+        ("sh", 1 << 16),
+        ("sparc64", 1 << 19),
+        ("parisc64", 1 << 20),
+        ("powerpc_8xx", 1 << 14),
+    ],
 )
 
 
@@ -743,6 +776,29 @@ def test_all_of_a_run_is_flushed_with_the_change(arch, size):
         assert machine.cpu.verify() == 0
 
 
+@linux_only
+def test_a_refill_waits_for_a_frozen_leaf_where_software_alone_walks():
+    """A foreign hand has frozen one entry of a run: no CPU takes it until it is thawed, and any other it does."""
+    machine = Machine("refilled runs", TWO)
+    step = machine.pt.walk(machine.va).steps[-1]
+    view = machine.frames.view(step.table_pa + 8 * step.index, 8)
+    view[:] = (step.raw | REFILLED_RUNS.level(1).word.frozen_present).to_bytes(8, "little")
+    with going_on(lambda: machine.cpu.translate(machine.pt, machine.va)) as done:
+        assert machine.pt.translate(machine.va) == machine.pa
+        view[:] = step.raw.to_bytes(8, "little")
+    assert done == [machine.pa]
+
+
+def test_hardware_takes_a_frozen_leaf():
+    """It does not know that bit."""
+    machine = Machine("runs", TWO)
+    step = machine.pt.walk(machine.va).steps[-1]
+    view = machine.frames.view(step.table_pa + 8 * step.index, 8)
+    view[:] = (step.raw | RUNS.level(1).word.frozen_present).to_bytes(8, "little")
+    assert machine.cpu.translate(machine.pt, machine.va) == machine.pa
+    view[:] = step.raw.to_bytes(8, "little")
+
+
 def test_a_run_and_its_pages_at_once_are_an_error():
     """Nothing in ptl lets it come to that: a foreign hand has written the entries."""
     machine = Machine()
@@ -781,7 +837,10 @@ def test_who_holds_the_lock_changes_runs_under_it():
     run.pt.check()
 
 
-@pytest.mark.parametrize(("arch", "size"), [("runs", FOUR), ("arm64_4k", 1 << 16), ("riscv_sv39", 1 << 16)])
+@pytest.mark.parametrize(
+    ("arch", "size"),
+    [("runs", FOUR), ("refilled runs", FOUR), ("arm64_4k", 1 << 16), ("riscv_sv39", 1 << 16), ("powerpc_8xx", 1 << 14)],
+)
 def test_readers_beside_a_run_that_comes_and_goes(arch, size):
     """Whatever becomes of the run, every address is mapped to its frame, and each page is of one of the two sizes."""
     run = place(architecture(arch), size)
@@ -817,7 +876,9 @@ def test_readers_beside_a_run_that_comes_and_goes(arch, size):
     pt.check()
 
 
-@pytest.mark.parametrize(("arch", "size"), [("runs", FOUR), ("riscv_sv39", 1 << 16)])
+@pytest.mark.parametrize(
+    ("arch", "size"), [("runs", FOUR), ("refilled runs", FOUR), ("riscv_sv39", 1 << 16), ("powerpc_8xx", 1 << 14)]
+)
 def test_no_store_is_forgotten(arch, size):
     """What a CPU has dirtied is dirty until somebody clears it, whatever becomes of the run meanwhile."""
     machine = Machine(arch, size)

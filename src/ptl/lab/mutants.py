@@ -138,6 +138,11 @@ def run_of_pages(pt: PageTable) -> None:
     pt.map(0, OLD, 16 * PAGE, page_size=16 * PAGE)
 
 
+def small_run(pt: PageTable) -> None:
+    """Four entries that are one page of 16 KiB."""
+    pt.map(0, OLD, 4 * PAGE, page_size=4 * PAGE)
+
+
 def pages_with_memory(pt: PageTable) -> None:
     """A leaf table that could be one huge leaf, of frames that there are, and other frames for it."""
     pa = pt.frames.alloc(SPAN)
@@ -337,6 +342,19 @@ _ALL: Final = (
         "run freezes nothing",
         "who changes a run freezes none of its entries (U2)",
         trial([op.unmap(0)], [op.unmap(PAGE)], setup=run_of_pages, arch="arm64", frames=16),
+    ),
+    Mutant(
+        "frozen leaf refilled",
+        "where software alone walks, a refill takes a leaf of a run that is being taken apart (U4)",
+        trial(
+            [op.touch(0), op.touch(0)],
+            [op.split(0)],
+            setup=small_run,
+            arch="powerpc_8xx",
+            frames=16,
+            tlbs=1,
+            is_serialisable=False,
+        ),
     ),
     Mutant("move freezes nothing", "a move freezes no entry (M1)", MOVE_OF_A_TABLE),
     Mutant(
