@@ -226,9 +226,9 @@ def test_a_handler_sees_each_right_and_each_mark(arch, refill):
 
 @EACH
 def test_a_frozen_page_is_the_same_page_to_a_handler(arch, refill):
-    """A handler of Linux does not look at the freeze. And what is not there is not there, whatever else is in the entry.
+    """Linux's do not look at the freeze. And what is not there is not there, whatever else is in the entry.
 
-    With runs in the table it must look: that is asked of `ptl.tlb` in `test_runs.py`.
+    With runs in the table a handler must look: that is asked of `ptl.tlb`, in `test_runs.py`.
     """
     pt = new_table(arch)
     pt.map(0, 1 << 30, flags="rwxad")

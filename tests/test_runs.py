@@ -661,7 +661,7 @@ def test_runs_that_cannot_be_are_refused(run):
 
 def test_runs_that_hardware_sees_need_what_hides_them():
     layout = (replace(RUNS.level(1), invalid=None), RUNS.level(2))
-    with pytest.raises(FormatError, match="a level with runs that hardware walks needs what an invalid leaf looks like"):
+    with pytest.raises(FormatError, match="runs that hardware walks needs what an invalid leaf looks like"):
         ptl.PageTable(replace(RUNS, layout=layout))
 
 

@@ -1,4 +1,4 @@
-"""The promise: whatever the order of their steps, a run is made and taken apart as one, beside readers, changes and CPUs.
+"""The promise: whatever the order of steps, a run is made and taken apart as one, beside readers, changes and CPUs.
 
 U2 to U5 of `core/run.pxi`, on a format whose leaves hardware walks, so that a hidden one is INVALID, and on one that
 software alone walks, where the freeze hides. In both two of the eight entries of a leaf table are a page of 8 KiB.
@@ -71,7 +71,7 @@ def test_a_change_beside_a_run_that_comes_or_goes(arch: Arch, transition: str, c
 def test_a_cpu_beside_a_run_that_comes_or_goes(arch: Arch, transition: str) -> None:
     """It never has the run and a part of it, uses nothing that was flushed, and no mark of it is lost (U4, U5)."""
     operation, setup = TRANSITIONS[transition]
-    # Hardware may use a leaf that is apart and still frozen: then what it marks is that leaf's, and no whole order has that.
+    # Hardware may use a leaf that is apart and still frozen: what it marks is then that leaf's, as in no whole order.
     is_whole = arch.walker == "software" or "part" not in transition
     threads = [[op.touch(0), op.touch(PAGE, write=True)], [operation]]
     prove(threads, setup, arch=arch, tlbs=1, is_serialisable=is_whole)

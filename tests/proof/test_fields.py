@@ -4,6 +4,7 @@ What is run on z3's bit vectors is the text of core/format.pxi itself (core_sour
 """
 
 import pytest
+from core_source import is_the_same
 
 from proof import (
     CORE,
@@ -182,3 +183,27 @@ def test_neighbours_differ_by_one_step(level):
     last = pa + i * level.described.span
     premises = [*pa_is_good, i < level.described.entries, last >= pa, level.is_physical(last)]
     prove(CORE.leaf_make(own, pa, 0) + i * CORE.leaf_step(own) == CORE.leaf_make(own, last, 0), *premises)
+
+
+@every_level(lambda level: bool(level.described.runs))
+def test_a_leaf_becomes_part_of_a_run_and_is_the_same_leaf_again(level):
+    """With its address and attributes, frozen or not; and what it is a part of can be told."""
+    own, span = level.own, level.described.span
+    bits, bits_are_good = level.attribute_bits()
+    for run in own.run[: len(level.described.runs)]:
+        first, i = number("pa"), number("i")
+        pa = first + i * span
+        va = VA & ~(run.bytes - 1) | i * span
+        aligned = [first & (run.bytes - 1) == 0, i < run.entries, level.is_physical(first), *bits_are_good]
+        leaf = CORE.leaf_make(own, pa, bits)
+        part = CORE.run_marked(run, leaf)
+        prove(level.is_state(part, State.HUGE), *aligned)
+        prove(CORE.is_frozen(own, part | own.frozen_present), *aligned)
+        for raw in (part, part | own.frozen_present):
+            prove(is_the_same(CORE.run_of(own, raw), run), *aligned)
+            prove(CORE.leaf_address(own, raw, va) == pa, *aligned)
+            prove(CORE.attributes_of(own, raw) == CORE.attributes_of(own, leaf), *aligned)
+        prove(CORE.run_unmarked(own, part, va) == leaf, *aligned)
+    alone, alone_is_good = level.leaf_pa()
+    raw = CORE.leaf_make(own, alone, bits)
+    prove(z3.Not(CORE.may_be_run(own, raw)), *alone_is_good, *bits_are_good)

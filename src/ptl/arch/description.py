@@ -245,7 +245,7 @@ class Run:
     entries: int
     """How many: a power of two, at most a table's."""
     marks: Pattern
-    """What each of them looks like. A leaf by itself has `Level.leaf_set` under that mask, but for bits of an address."""
+    """What each of them looks like. A leaf by itself has what `Level.leaf_set` has under that mask, addresses aside."""
     is_base: bool = False
     """Whether each of them has the address of the first; its low bits, which would be 0, may be marks. Otherwise each
     has its own."""

@@ -21,8 +21,8 @@
 R W X permissions, D dirty, T trap on any access, B trap on a store, gate for gateways to the kernel: these go into the
 TLB. Software knows from the others what else to put there: U user, A accessed, unc uncached, 9 present, H how large the
 page is. The address of a table lies 8 bits lower than it is, and the last bits of a table's number are left out: of 32
-bits 24 are used, of 40 all. The tables are of 4 KiB, on level 2 of parisc64 of 8. There are no leaves above level 1. The
-kernel reads every page, and executes none of a user's; a user executes what has R too.
+bits 24 are used, of 40 all. The tables are of 4 KiB, on level 2 of parisc64 of 8. There are no leaves above level 1.
+The kernel reads every page, and executes none of a user's; a user executes what has R too.
 
 With H a leaf of parisc64 is one of 256 neighbours that are one page of 1 MiB, each with an address of its own, of which
 the TLB takes the part above the page. What Linux calls a huge page, 2 MiB, is two of these: all entries of a table.
@@ -56,7 +56,8 @@ RUN_1M = Run(entries=256, marks=Pattern(1 << 10, 1 << 10))
 LINKED = 0b11
 SOURCE = (
     "PA-RISC 2.0 Architecture, chapter 3 (TLB entries, access rights); "
-    "Linux arch/parisc/include/asm/pgtable.h, page.h, pgalloc.h, arch/parisc/kernel/entry.S, arch/parisc/mm/hugetlbpage.c"
+    "Linux arch/parisc/include/asm/pgtable.h, page.h, pgalloc.h, arch/parisc/kernel/entry.S, "
+    "arch/parisc/mm/hugetlbpage.c"
 )
 
 

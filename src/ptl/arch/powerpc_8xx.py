@@ -12,13 +12,13 @@
 Bits are numbered here from the lowest; in memory entries are big-endian. V valid; prot: 0 read and write, 1 no access,
 3 read only; D dirty (the manual's changed: hardware lets no store pass without), SH shared by all address spaces, CI
 not cached. These go into the TLB as they are. Software puts the others elsewhere on the way: X execute, A accessed, gd
-guarded, H half the size of the page, of which SPS is the other half. A leaf with SPS alone is one of 4 neighbours that are
-16 KiB, with both one of 128 that are 512 KiB; each has an address of its own, of which the TLB takes the part above the
-page. With H alone an entry is BAD. There are no leaves above level 1.
+guarded, H, which with SPS is the size of the page. A leaf with SPS alone is one of 4 neighbours that are 16 KiB, with
+both one of 128 that are 512 KiB; each has an address of its own, of which the TLB takes the part above the page. With H
+alone an entry is BAD. There are no leaves above level 1.
 
-An entry for a table says the rest: U user, and with size 3 that its pages, each with H and SPS, are one half of a page of
-8 MiB, and those of its neighbour the other half. A run lies in one table, so size is not looked at: what is in such a table
-is shown, and changed, as pages of 512 KiB.
+An entry for a table says the rest: U user, and with size 3 that its pages, each with H and SPS, are one half of a page
+of 8 MiB, and those of its neighbour the other half. A run lies in one table, so size is not looked at: what is in such
+a table is shown, and changed, as pages of 512 KiB.
 
 Entries for tables are made with U, as Linux makes those of processes; that a leaf is not the user's cannot be said.
 

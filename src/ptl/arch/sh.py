@@ -13,10 +13,10 @@ of the user and W writable (together PR), C cached, Wt write-through, D dirty, w
 Sh for every address space: G. Whoever can reach a page can read and execute it. F is the bit that Linux has for a page
 without access, which then is not present: no present entry of Linux has it, and it does not get to the TLB.
 
-sz1 and sz0 say how large a page the entry is a part of: with sz0 alone it is a page of 4 KiB by itself; with sz1 one of 16
-neighbours that are 64 KiB, with both one of 256 that are 1 MiB. Each of them has an address of its own, of which the TLB
-takes the part above the page. Neither is a page of 1 KiB, which the tree has no room for: such an entry is BAD. Space is
-for PCMCIA, and not looked at.
+sz1 and sz0 say how large a page the entry is a part of: with sz0 alone it is a page of 4 KiB by itself; with sz1 alone
+one of 16 neighbours that are 64 KiB, with both one of 256 that are 1 MiB. Each has an address of its own, of which the
+TLB takes the part above the page. With neither the page is of 1 KiB, and such an entry, of which Linux makes none, BAD.
+Space is for PCMCIA, and not looked at.
 
 Tables are named by virtual addresses in P1, on all 512 MiB of physical addresses, cached. Software's entries are
 Linux's swap entries:

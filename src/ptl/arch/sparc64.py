@@ -17,10 +17,10 @@ So are 7, present, and 9, read: a leaf without 9, Linux's page without access, i
 privileged), G global, CP and CV cached, E side effects. Leaves map 8 KiB and 8 MiB; the latter are two entries of 4 MiB
 in the TLB. Bits of an address below its page do not count.
 
-S and size say what the TLB is to hold, so they are one choice. With 0 a leaf of level 1 is a page by itself; it is one of
-8 neighbours that are 64 KiB with 1, of 64 that are 512 KiB with 2, and of 512 that are 4 MiB with 3. With 3 a leaf of
-level 2 is by itself; with S and 1 it is one of 32 that are 256 MiB, which UltraSPARC-IV+ knows. Each has an address of its
-own. Any other value is BAD there. (Linux makes those of 64 KiB and 256 MiB.)
+S and size are what the TLB is to hold. A leaf of level 1 is a page by itself with 0, one of 8 neighbours that are 64
+KiB with 1, of 64 that are 512 KiB with 2, of 512 that are 4 MiB with 3. One of level 2 is by itself with 3, and with S
+and 1 one of 32 that are 256 MiB, for UltraSPARC-IV+. Each has an address of its own, of which the TLB takes the part
+above the page. With any other value an entry is BAD. (Of these runs Linux makes those of 64 KiB and of 256 MiB.)
 
 A, accessed, is two bits: 10 for software, and 63, with which hardware finds the entry valid. An entry without them
 faults, for software to set both. W, write, and D, dirty, are three: 8 and 11 for software, and 1 with which hardware
