@@ -22,6 +22,7 @@ import os
 import sys
 import warnings
 from array import array
+from collections.abc import ItemsView, KeysView, Mapping, MutableMapping, ValuesView
 from dataclasses import replace
 from enum import Enum, IntEnum
 from operator import index as to_index
@@ -161,7 +162,10 @@ include "core/transition.pxi"
 include "core/range.pxi"
 include "core/move.pxi"
 include "core/batch.pxi"
+include "core/sweep.pxi"
+include "core/records.pxi"
 include "core/handles.pxi"
+include "core/mapping.pxi"
 include "core/table.pxi"
 include "core/cpu.pxi"
 include "core/collapser.pxi"

@@ -572,6 +572,15 @@ cdef inline uint64_t canonical_va(const Format *format, uint64_t va) noexcept no
     )
 
 
+cdef inline uint64_t canonical_after(const Format *format, uint64_t va) noexcept nogil:
+    """The first canonical address after one that is not, or 0 when there is none."""
+    if format.sign_extended:
+        return -format.canonical_add
+    if format.region_bits == 0:
+        return 0
+    return (va >> (64 - format.region_bits)) + 1 << (64 - format.region_bits)
+
+
 cdef inline uint64_t va_of_index(const Format *format, uint32_t level, uint64_t va, uint64_t index) noexcept nogil:
     """The first address under an entry of the table of that level whose first address is va."""
     cdef const LevelFormat *own = &format.level[level]

@@ -92,6 +92,15 @@ cdef uint32_t run_used(Tree *tree, uint32_t level, uint64_t table, uint64_t star
     return used
 
 
+cdef uint32_t used_in_run(Tree *tree, uint32_t level, uint64_t table, uint64_t va, uint64_t raw) noexcept nogil:
+    """Accessed and dirty of the run that the entry of va in a table is part of (run.pxi, U5); 0 if it is part of none."""
+    cdef const LevelFormat *format = &tree.format.level[level]
+    cdef const Run *run = run_of(format, raw)
+    if run is NULL or not is_leaf(format, raw) and not is_invalid(format, raw):
+        return 0
+    return run_used(tree, level, table, run_start(run, va), run.bytes)
+
+
 cdef inline uint64_t leaf_used(const LevelFormat *format, uint64_t raw, uint32_t used) noexcept nogil:
     """A leaf that is accessed and dirty as well."""
     cdef uint32_t attributes = attributes_of(format, raw)

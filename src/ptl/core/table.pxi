@@ -5,78 +5,6 @@ cdef enum:
     PATIENCE = 4                # turns that a scalar call takes before it gives up the GIL to wait
 
 
-# -- records ----------------------------------------------------------------------------------------------------------
-
-@cython.dataclasses.dataclass(frozen=True, repr=False)
-cdef class Leaf:
-    """An entry that maps memory: `size` bytes from `va` to `pa`; `raw` is the entry as the hardware reads it.
-
-    Or a run of entries that are one page: `raw` is then the one that was found, `flags` has accessed and dirty of any.
-    """
-    va: object
-    pa: object
-    size: object
-    flags: str
-    level: int
-    raw: object
-
-    def __repr__(self):
-        return (
-            f"Leaf(va={self.va:#x}, pa={self.pa:#x}, size={self.size:#x}, flags={self.flags!r}, "
-            f"level={self.level}, raw={self.raw:#x})"
-        )
-
-
-@cython.dataclasses.dataclass(frozen=True, repr=False)
-cdef class Step:
-    """One level of a walk: entry `index` of the table at `table_pa`, its bits, and what they mean."""
-    level: int
-    table_pa: object
-    index: int
-    raw: object
-    state: object
-
-    def __repr__(self):
-        return (
-            f"Step(level={self.level}, table_pa={self.table_pa:#x}, index={self.index}, raw={self.raw:#x}, "
-            f"state={self.state.name})"
-        )
-
-
-@cython.dataclasses.dataclass(frozen=True, repr=False)
-cdef class Walk:
-    """The whole path of an address: one `Step` a level; the `leaf`, or the `fault` in words."""
-    va: object
-    steps: tuple
-    leaf: object
-    fault: object
-
-    def __repr__(self):
-        return f"Walk(va={self.va:#x}, steps={self.steps!r}, leaf={self.leaf!r}, fault={self.fault!r})"
-
-
-cdef tuple FLAG_TEXT = tuple(
-    "".join(letter for i, letter in enumerate(FLAGS) if bits >> i & 1) for bits in range(1 << ATTRIBUTES)
-)
-
-
-cdef object leaf_record(Tree *tree, uint32_t level, uint64_t va, uint64_t raw, uint32_t used):
-    """The Leaf that the entry of va is, of a table of that level, with what its run has `used` besides; or None."""
-    cdef const LevelFormat *format = &tree.format.level[level]
-    cdef uint64_t size
-    if not is_leaf(format, raw) and not is_invalid(format, raw):
-        return None
-    size = bytes_of(format, run_of(format, raw))
-    return Leaf(
-        va & ~(size - 1),
-        leaf_address(format, raw, va) & ~(size - 1),
-        size,
-        FLAG_TEXT[attributes_of(format, raw) | used],
-        level,
-        raw,
-    )
-
-
 # -- the tree ---------------------------------------------------------------------------------------------------------
 
 cdef uint64_t full_tree_bytes(Format *format, uint64_t most) noexcept nogil:
@@ -179,6 +107,7 @@ cdef void nothing_free(Tree *tree) noexcept nogil:
 
 
 @cython.no_gc_clear             # __dealloc__ still needs the frames
+@cython.collection_type("mapping")
 cdef class PageTable:
     """A page table of one architecture, bit for bit, that any number of threads may walk and change at once.
 
@@ -374,6 +303,87 @@ cdef class PageTable:
         leaf = leaf_record(tree, level, address, raws[level], used)
         fault = None if leaf is not None else str(PageFault(address, level, steps[len(steps) - 1].state))
         return Walk(address, tuple(steps), leaf, fault)
+
+    # -- as a mapping
+
+    def __getitem__(self, va):
+        """`pt[va]`: the `Leaf` whose first address it is; `pt[lo:hi]`: a view of what a range maps, a `LeafRange`.
+
+        Raises PageFault, which is a KeyError, when there is no such leaf. Progress and cost as `lookup`.
+        """
+        if not isinstance(va, slice):
+            return leaf_in(self, va, 0, None)
+        if va.step is not None:
+            raise TypeError("a range of addresses has no step")
+        return LeafRange(self, 0 if va.start is None else va.start, va.stop)
+
+    def __setitem__(self, va, leaf):
+        """Map at an address what a `Leaf` maps, or one page by `(pa, flags)`, in place of what is there. As `map`."""
+        put_leaf(self, va, leaf, True)
+
+    def __delitem__(self, va):
+        """Unmap the leaf whose first address it is. Raises PageFault when there is none; otherwise as `unmap`."""
+        self.unmap(va, leaf_in(self, va, 0, None).size)
+
+    def __contains__(self, va):
+        """Whether it is the first address of a leaf. As `lookup`."""
+        try:
+            leaf_in(self, va, 0, None)
+        except PageFault:
+            return False
+        return True
+
+    def __len__(self):
+        """How many leaves there are. They are counted: O(leaves), and no more than a guess beside writers."""
+        return count_leaves(self, 0, None, UNMAPPED_RAW)
+
+    def __bool__(self):
+        return count_leaves(self, 0, None, 1) != 0
+
+    def __iter__(self):
+        """The first addresses of the leaves, in order.
+
+        The table may change meanwhile, by this thread too. A leaf that is there all the time is found exactly once; one
+        that is found was there at some moment since the iterator was made; and a page that is mapped all the time is
+        found exactly once too, whatever size its leaf has when it is: so where leaves were collapsed over what has been
+        passed, the rest is found as one cut there. Wait-free as `translate`; O(1) a leaf, and O(1) a table.
+        """
+        return iterator_of(self, 0, None, YIELD_KEYS)
+
+    __reversed__ = None
+
+    def __eq__(self, other):
+        """Whether two mappings hold the same leaves."""
+        if not isinstance(other, Mapping):
+            return NotImplemented
+        if isinstance(other, PageTable):
+            return self is other or list(self.values()) == list(other.values())
+        return dict(self.items()) == dict(other.items())
+
+    def keys(self):
+        """The first addresses of the leaves: a view, as those of a dict."""
+        return KeysView(self)
+
+    def values(self):
+        """The leaves, in order: a view."""
+        return LeafRange(self, 0, None).values()
+
+    def items(self):
+        """The pairs of a first address and its `Leaf`, in order: a view."""
+        return LeafRange(self, 0, None).items()
+
+    get = Mapping.get
+
+    def pop(self, va, /, *default):
+        """Unmap the leaf whose first address it is, and return it."""
+
+    # -- in order
+
+    def runs(self, lo=0, hi=None):
+        return iterator_of(self, lo, hi, YIELD_EXTENTS)
+
+    def gaps(self, lo=0, hi=None):
+        return iterator_of(self, lo, hi, YIELD_GAPS)
 
     # -- changing a range
 
@@ -886,15 +896,6 @@ cdef uint32_t find_leaf(PageTable pt, uint64_t va, Found *found) except? 0xfffff
             return used
         find_entry(pt, va, found)
     return 0
-
-
-cdef uint32_t used_in_run(Tree *tree, uint32_t level, uint64_t table, uint64_t va, uint64_t raw) noexcept nogil:
-    """Accessed and dirty of the run that the entry of va in a table is part of (run.pxi, U5); 0 if it is part of none."""
-    cdef const LevelFormat *format = &tree.format.level[level]
-    cdef const Run *run = run_of(format, raw)
-    if run is NULL or not is_leaf(format, raw) and not is_invalid(format, raw):
-        return 0
-    return run_used(tree, level, table, run_start(run, va), run.bytes)
 
 
 cdef uint32_t find_settled(PageTable pt, uint64_t va, Found *found) except? 0xffffffff:

@@ -13,15 +13,19 @@ UNMAPPED = UNMAPPED_RAW
 """What a batch `translate` answers for an address that is not mapped: all ones."""
 
 
-class PageFault(LookupError):
-    """An address that is not mapped: `va`, and the `level` and `state` of the slot that ended the walk."""
+class PageFault(KeyError):
+    """An address that is not mapped: `va`, and the `level` and `state` of the slot that ended the walk.
+
+    Or, where a `PageTable` is used as a mapping, one that is no leaf's first.
+    """
 
     def __init__(self, va, level, state):
         super().__init__(va, level, state)
         self.va, self.level, self.state = va, level, state
 
     def __str__(self):
-        return f"va {self.va:#x} is not mapped: its level-{self.level} slot is {self.state.name}"
+        what = "the first address of no leaf" if self.state in (State.HUGE, State.INVALID) else "not mapped"
+        return f"va {self.va:#x} is {what}: its level-{self.level} slot is {self.state.name}"
 
 
 class AddressError(ValueError):

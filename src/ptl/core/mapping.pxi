@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: MIT
+"""A table as a mapping: iterators over a sweep, lazy views of a range, columns filled in one call.
+
+What each promises beside writers is what a sweep promises (sweep.pxi). An iterator finds some leaves ahead; the section in
+which it does so has ended when Python code runs again.
+"""
+
+cdef enum:
+    FOUND_AHEAD = 128           # by an iterator: long enough to forget the walk from the root
+    ROOM_AT_ONCE = 1 << 12      # leaves, in columns that nobody wants: they stay in a cache
+
+cdef enum Yield:
+    YIELD_KEYS = 0
+    YIELD_LEAVES = 1
+    YIELD_ITEMS = 2
+    YIELD_EXTENTS = 3
+    YIELD_GAPS = 4
+
+cdef struct Room:               # for what is found
+    uint64_t va[FOUND_AHEAD]
+    uint64_t pa[FOUND_AHEAD]
+    uint64_t size[FOUND_AHEAD]
+    uint64_t raw[FOUND_AHEAD]
+    uint8_t attributes[FOUND_AHEAD]
+    uint8_t level[FOUND_AHEAD]
+
+
+cdef inline void room_give(Sweep *sweep, Room *room) noexcept nogil:
+    sweep.found.va = room.va
+    sweep.found.pa = room.pa
+    sweep.found.size = room.size
+    sweep.found.raw = room.raw
+    sweep.found.attributes = room.attributes
+    sweep.found.level = room.level
+    sweep.found.room = FOUND_AHEAD
+
+
+cdef bint sweep_on(PageTable pt, Sweep *sweep, uint64_t enough) except -1:
+    """Go on until `enough` is found, there is no more room, or the range is over; one section with the GIL, the rest without.
+
+    A section takes a few microseconds, which is less than it takes to have the GIL back. Returns whether anything is found.
+    """
+    cdef bint patient
+    sweep.me = own_record(pt)
+    sweep_some(sweep)
+    if not sweep.is_over and not sweep.is_full and sweep.found.count < enough:
+        with nogil:
+            patient = sweep_all(sweep)
+        if not patient and sweep.found.count < enough:
+            raise livelock(sweep.next, &sweep.busy)
+    return sweep.found.count != 0
+
+
+# -- one after another ------------------------------------------------------------------------------------------------
+
+@cython.final
+cdef class LeafIterator:
+    """What a range of a table maps, or where nothing is, in order: made by the methods of `PageTable` and its views.
+
+    One thread at a time; ValueError when another is inside.
+    """
+    cdef PageTable pt
+    cdef Sweep sweep
+    cdef Room room
+    cdef int kind
+    cdef uint64_t position
+    cdef uint64_t end               # of what can be handed out: the last extent may go on
+    cdef bint is_busy
+
+    def __init__(self, *args, **kwargs):
+        raise TypeError("a PageTable and its views make iterators")
+
+    def __reduce__(self):
+        raise TypeError("an iterator of a PageTable belongs to one process and cannot be pickled")
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        cdef uint64_t i
+        with cython.critical_section(self):
+            if self.position == self.end and not self.find():
+                raise StopIteration
+            i = self.position
+            self.position += 1
+            if self.kind == YIELD_KEYS:
+                return self.room.va[i]
+            if self.kind == YIELD_LEAVES:
+                return self.leaf(i)
+            if self.kind == YIELD_ITEMS:
+                return self.room.va[i], self.leaf(i)
+            if self.kind == YIELD_EXTENTS:
+                return Extent(
+                    self.room.va[i], self.room.pa[i], self.room.size[i], FLAG_TEXT[self.room.attributes[i]]
+                )
+            return Gap(self.room.va[i], self.room.size[i])
+
+    cdef inline Leaf leaf(self, uint64_t i):
+        return leaf_of(
+            self.room.va[i], self.room.pa[i], self.room.size[i], self.room.attributes[i], self.room.level[i],
+            self.room.raw[i],
+        )
+
+    cdef bint find(self) except -1:
+        """Find what comes next; False when nothing does."""
+        cdef uint64_t kept = self.sweep.found.count - self.end, last = self.end
+        if self.is_busy:
+            raise ValueError("another thread is inside this iterator")
+        if kept:
+            self.room.va[0] = self.room.va[last]
+            self.room.pa[0] = self.room.pa[last]
+            self.room.size[0] = self.room.size[last]
+            self.room.attributes[0] = self.room.attributes[last]
+        self.position = self.end = 0
+        self.sweep.found.count = kept
+        if not self.sweep.is_over:
+            self.is_busy = True
+            try:
+                sweep_on(self.pt, &self.sweep, 1 if self.sweep.kind == SWEEP_LEAVES else 2)
+            finally:
+                self.is_busy = False
+        self.end = self.sweep.found.count
+        if self.sweep.kind != SWEEP_LEAVES and not self.sweep.is_over:
+            self.end -= 1
+        return self.end != 0
+
+
+cdef object iterator_of(PageTable pt, object lo, object hi, int kind):
+    cdef LeafIterator iterator = LeafIterator.__new__(LeafIterator)
+    iterator.pt = pt
+    iterator.kind = kind
+    sweep_range(
+        pt, lo, hi, SWEEP_EXTENTS if kind == YIELD_EXTENTS else SWEEP_GAPS if kind == YIELD_GAPS else SWEEP_LEAVES, &iterator.sweep
+    )
+    room_give(&iterator.sweep, &iterator.room)
+    return iterator
+
+
+cdef int sweep_range(PageTable pt, object lo, object hi, int kind, Sweep *sweep) except -1:
+    """Begin a sweep of [lo, hi), multiples of the page size that need not be canonical; hi is None for the end of all."""
+    cdef uint64_t first = as_address(lo, "lo"), page = span(&pt.tree.format.level[1]), end = 0
+    cdef bint has_end = hi is not None and not (type(hi) is int and hi == 1 << 64)
+    if has_end:
+        end = as_address(hi, "hi")
+    if (first | end) & (page - 1):
+        raise AddressError(f"lo {first:#x} and hi {end:#x} must be multiples of the page size {page:#x}")
+    if has_end and end < first:
+        raise AddressError(f"hi {end:#x} is below lo {first:#x}")
+    sweep_begin(sweep, pt.tree, own_record(pt), kind, first, end - 1)
+    if has_end and end == first:
+        sweep.is_over = True
+    return 0
+
+
+cdef uint64_t count_leaves(PageTable pt, object lo, object hi, uint64_t enough) except? 0xffffffffffffffff:
+    """How many leaves a range has, or `enough` if there are more."""
+    cdef Sweep sweep
+    cdef Room room
+    cdef uint64_t count = 0
+    cdef bint patient = True
+    sweep_range(pt, lo, hi, SWEEP_LEAVES, &sweep)
+    room_give(&sweep, &room)
+    with nogil:
+        while patient and not sweep.is_over and count < enough:
+            patient = sweep_all(&sweep)
+            count += sweep.found.count
+            sweep.found.count = 0
+            sweep.is_full = False
+    if not patient:
+        raise livelock(sweep.next, &sweep.busy)
+    return count
+
+
+# -- views ------------------------------------------------------------------------------------------------------------
+
+class LeafRange(Mapping):
+    """What a range of a table maps, by first addresses: `pt[lo:hi]`. A view: it holds nothing but the two bounds.
+
+    A leaf that the range cuts is in it cut. Iteration is that of `PageTable`, `len` O(leaves).
+
+    >>> import ptl
+    >>> pt = ptl.PageTable()
+    >>> pt.map(0x40_0000, 0x80_0000, 4 << 20)
+    >>> [hex(va) for va in pt[0x50_0000:0x70_0000]]
+    ['0x500000', '0x600000']
+    >>> pt[0x50_0000:0x70_0000][0x50_0000]
+    Leaf(va=0x500000, pa=0x900000, size=0x100000, flags='rw', level=2, raw=0x8000000000800083)
+    """
+
+    __slots__ = ("_hi", "_lo", "_pt")
+
+    def __init__(self, pt, lo, hi):
+        iterator_of(pt, lo, hi, YIELD_KEYS)         # raises for bounds that are none
+        self._pt, self._lo, self._hi = pt, lo, hi
+
+    def __repr__(self):
+        end = "" if self._hi is None else hex(self._hi)
+        return f"<{self._pt!r}[{self._lo:#x}:{end}]>"
+
+    def __iter__(self):
+        return iterator_of(self._pt, self._lo, self._hi, YIELD_KEYS)
+
+    def __len__(self):
+        return count_leaves(self._pt, self._lo, self._hi, UNMAPPED_RAW)
+
+    def __bool__(self):
+        return count_leaves(self._pt, self._lo, self._hi, 1) != 0
+
+    def __getitem__(self, va):
+        return leaf_in(self._pt, va, self._lo, self._hi)
+
+    def items(self):
+        return LeafItems(self)
+
+    def values(self):
+        return LeafValues(self)
+
+
+class LeafItems(ItemsView):
+    """The pairs of a first address and its `Leaf`, found together."""
+
+    def __iter__(self):
+        view = self._mapping
+        return iterator_of(view._pt, view._lo, view._hi, YIELD_ITEMS)
+
+
+class LeafValues(ValuesView):
+    """The leaves in order."""
+
+    def __iter__(self):
+        view = self._mapping
+        return iterator_of(view._pt, view._lo, view._hi, YIELD_LEAVES)
+
+
+cdef object leaf_in(PageTable pt, object key, object lo, object hi):
+    """The leaf of which an address is the first in [lo, hi), as much of it as lies in there."""
+    cdef uint64_t va = canonical(pt, key), before
+    cdef uint32_t used
+    cdef Sweep sweep
+    cdef Found found
+    cdef Leaf leaf
+    sweep_range(pt, lo, hi, SWEEP_LEAVES, &sweep)
+    used = find_leaf(pt, va, &found)
+    leaf = leaf_record(pt.tree, found.level, va, found.raw, used)
+    if leaf is None or sweep.is_over or not sweep.next <= va <= sweep.last or va != max(leaf.va, sweep.next):
+        raise PageFault(va, found.level, state_of(found.state))
+    before = va - leaf.va
+    leaf.va += before
+    leaf.pa += before
+    leaf.size = min(leaf.size - before, sweep.last - va + 1)
+    return leaf
+
+
+# -- by key -----------------------------------------------------------------------------------------------------------
+
+cdef int put_leaf(PageTable pt, object va, object value, bint replace) except -1:
+    """Map what a Leaf maps, or (pa, flags) one page, at an address."""
+    if isinstance(value, Leaf):
+        leaf = value
+        size = leaf.size if leaf.size in pt.arch.page_sizes or leaf.size in pt.arch.run_sizes else None
+        pt.map(va, leaf.pa, leaf.size, leaf.flags, page_size=size, replace=replace)
+        return 0
+    if not isinstance(value, tuple) or len(value) != 2:
+        raise TypeError(f"a Leaf or a pair of a physical address and flags is needed, not {value!r}")
+    pa, flags = value
+    page = span(&pt.tree.format.level[1])
+    pt.map(va, pa, page, flags, page_size=page, replace=replace)
+    return 0
+
+
+# -- columns ----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: MIT
+"""The sweep: what a range maps, or where nothing is, in the order of addresses.
+
+    va          |first                                                                        last|
+    level 2     |  table  |  empty  |        huge leaf        |  empty  |  table  |  table  | ...
+    level 1     | LLL..LL |         |                         |         | L.....L | LLLLLLL |
+                |---------------- decided ----------------->|next
+    sections    |<- about SWEEP_SLOTS slots ->|<- the next begins at the root ->|
+
+V1  Each address of the range is decided once, in order: `next` is the first that is not. What an entry says of the
+    addresses before `next` is passed over, so a leaf that was put over them meanwhile is found cut.
+V2  An entry is loaded once, with acquire, and found by loads from the root inside the same section. A table that leaves
+    meanwhile does so after its slot was read, and keeps its last contents: what it says of an address was true at a
+    moment after its slot was read (walk.pxi, W4), so inside this sweep.
+V3  A section ends after a bounded number of slots, or when there is no more room: never held while the caller works.
+V4  A slot that is BUSY decides nothing: the section ends, and the sweep goes on from there (walk.pxi, `again`).
+
+From V1 and V2: what is found is in order and does not overlap; all of it was there at some moment of the sweep; an address
+that is mapped all the time is found exactly once, whatever collapses, splits, or is taken apart on the way; and a leaf
+that is there all the time is found whole, in one piece, unless the range cuts it. The whole is no snapshot.
+
+Wait-free, but for walking again while a slot is in transition. O(leaves found + tables in the range): a hole costs a slot
+of the table in which it is one.
+"""
+
+cdef enum:
+    SWEEP_SLOTS = 4096           # looked at in a section, or a table more: some microseconds
+
+cdef enum SweepKind:
+    SWEEP_LEAVES = 0             # each leaf; a run of entries that are one page is one
+    SWEEP_EXTENTS = 1            # leaves that go on where the one before ends, in both kinds of addresses, with its attributes
+    SWEEP_GAPS = 2               # where nothing is, software's own neither
+
+cdef struct Columns:            # what was found, in room of the caller's; of gaps, va and size alone
+    uint64_t *va
+    uint64_t *pa
+    uint64_t *size
+    uint8_t *attributes
+    uint8_t *level
+    uint64_t *raw
+    uint64_t room
+    uint64_t count
+
+cdef struct Sweep:
+    Tree *tree
+    Record *me
+    int kind
+    uint64_t next               # V1
+    uint64_t last               # of the range, which is inclusive: its last byte may be the last of all
+    bint is_over                # nothing of the range is left
+    bint is_full                # no room for what comes next, or all that was wanted is found
+    uint64_t wanted             # of gaps: stop at the first with so many bytes, if any,
+    uint64_t granule            # at a multiple of this
+    Columns found
+    Found busy                  # V4
+
+
+cdef void sweep_begin(Sweep *sweep, Tree *tree, Record *me, int kind, uint64_t first, uint64_t last) noexcept nogil:
+    memset(sweep, 0, sizeof(Sweep))
+    sweep.tree = tree
+    sweep.me = me
+    sweep.kind = kind
+    sweep.last = last
+    sweep_go_on(sweep, first)
+
+
+cdef inline void sweep_go_on(Sweep *sweep, uint64_t va) noexcept nogil:
+    """Let the sweep be at an address, or at the first canonical one after it."""
+    cdef uint64_t next = va
+    if not is_canonical(&sweep.tree.format, va):
+        next = canonical_after(&sweep.tree.format, va)
+    sweep.next = next
+    sweep.is_over = next < va or next > sweep.last
+
+
+# -- what is found ----------------------------------------------------------------------------------------------------
+
+cdef inline bint found_leaf(
+    Columns *found, int kind, uint64_t va, uint64_t pa, uint64_t size, uint32_t attributes, uint32_t level, uint64_t raw
+) noexcept nogil:
+    """Add a leaf, or a part of one; False when there is no room."""
+    cdef uint64_t i = found.count
+    if kind == SWEEP_EXTENTS and i and found.attributes[i - 1] == attributes and (
+        found.va[i - 1] + found.size[i - 1] == va and found.pa[i - 1] + found.size[i - 1] == pa
+    ):
+        found.size[i - 1] += size
+        return True
+    if i == found.room:
+        return False
+    found.va[i] = va
+    found.pa[i] = pa
+    found.size[i] = size
+    found.attributes[i] = <uint8_t> attributes
+    found.level[i] = <uint8_t> level
+    found.raw[i] = raw
+    found.count = i + 1
+    return True
+
+
+cdef bint found_gap(Sweep *sweep, uint64_t va, uint64_t size) noexcept nogil:
+    """Add a place where nothing is; False when there is no room. The halves, or regions, of all addresses do not touch."""
+    cdef Columns *found = &sweep.found
+    cdef uint64_t i = found.count, start
+    if i and found.va[i - 1] + found.size[i - 1] == va and is_run(&sweep.tree.format, found.va[i - 1], va - found.va[i - 1] + 1):
+        i -= 1
+        found.size[i] += size
+    elif i == found.room:
+        return False
+    else:
+        found.va[i] = va
+        found.size[i] = size
+        found.count = i + 1
+    if sweep.wanted:
+        start = align_up(found.va[i], sweep.granule)
+        sweep.is_full = start >= found.va[i] and start - found.va[i] <= found.size[i] and (
+            found.size[i] - (start - found.va[i]) >= sweep.wanted
+        )
+    return True
+
+
+# -- one section ------------------------------------------------------------------------------------------------------
+
+cdef inline uint64_t sweep_leaves(Sweep *sweep, char *table, uint64_t va, uint32_t shape) noexcept nogil:
+    """Go through a leaf table from va on, the start of a page; returns the first address that is not decided."""
+    cdef Tree *tree = sweep.tree
+    cdef const LevelFormat *level = &tree.format.level[1]
+    # Copies: the compiler must not fear that what is found changes the format.
+    cdef uint64_t page = span(level), leaf_mask = level.leaf_mask, leaf_value = level.leaf_value
+    cdef uint64_t run_any = level.run_any, address = level.leaf_address_mask, said = level.attributes.mask
+    cdef uint64_t width = <uint64_t> 1 << level.entry_shift
+    cdef bint has_more = level.leaf_has_more
+    cdef int kind = sweep.kind
+    cdef Columns found = sweep.found
+    cdef uint64_t last = min(sweep.last, table_last(&tree.format, 1, va)), next, raw, pa, seen = 0
+    cdef uint32_t attributes = attributes_of(level, seen)
+    cdef char *slot = slot_in(level, 1, table, va, shape)
+    while True:
+        raw = slot_load(level, slot, shape)
+        if raw & leaf_mask == leaf_value and raw & run_any == 0 and kind != SWEEP_GAPS and (
+            not has_more or grants(level, raw)
+        ):
+            if (raw ^ seen) & said:                             # most have the attributes of the one before
+                seen = raw
+                attributes = attributes_of(level, raw)
+            pa = raw & address if shape == REGULAR_64 else leaf_address(level, raw, va)
+            if not found_leaf(&found, kind, va, pa, page, attributes, 1, raw):
+                sweep.is_full = True
+                break
+            slot += width
+            va += page
+        else:
+            sweep.found.count = found.count
+            next = sweep_slot(sweep, 1, table, slot, raw, va)
+            found.count = sweep.found.count
+            if next == va or sweep.is_full:
+                va = next
+                break
+            slot += (next - va >> level.shift) * width
+            va = next
+        if va - 1 == last:
+            break
+    sweep.found.count = found.count
+    return va
+
+
+cdef uint64_t sweep_slot(Sweep *sweep, uint32_t number, char *table, char *slot, uint64_t raw, uint64_t va) noexcept nogil:
+    """Decide about va and what follows it, by an entry that names no table; returns the first address not decided."""
+    cdef Tree *tree = sweep.tree
+    cdef const LevelFormat *level = &tree.format.level[number]
+    cdef int state = HUGE if is_leaf(level, raw) else classify_in_block(tree, number, raw)
+    cdef uint64_t last = min(sweep.last, slot_last(level, va)), offset = table - tree.memory
+    cdef bint is_mapped = state == HUGE or state == INVALID
+    if state == BUSY:
+        sweep.busy.slot = slot
+        sweep.busy.raw = raw
+        sweep.busy.table = offset
+        sweep.busy.level = number
+        sweep.busy.state = BUSY
+        return va
+    if is_mapped and is_part(level, raw, state):
+        last = min(sweep.last, va | (run_of(level, raw).bytes - 1))
+    if sweep.kind == SWEEP_GAPS:
+        if state == EMPTY and not found_gap(sweep, va, last - va + 1):
+            sweep.is_full = True
+            return va
+    elif is_mapped and not found_leaf(
+        &sweep.found, sweep.kind, va, address_through(level, number, raw, va, MIXED), last - va + 1,
+        attributes_of(level, raw) | used_in_run(tree, number, offset, va, raw), number, raw,
+    ):
+        sweep.is_full = True
+        return va
+    return last + 1
+
+
+cdef inline void sweep_section(Sweep *sweep, uint32_t shape) noexcept nogil:
+    """Go on for SWEEP_SLOTS slots, until there is no more room, or to a BUSY slot; the caller is inside a section."""
+    cdef Tree *tree = sweep.tree
+    cdef const LevelFormat *level
+    cdef char *tables[LEVELS + 1]
+    cdef char *slot
+    cdef char *below
+    cdef uint32_t number = tree.format.levels
+    cdef uint64_t va = sweep.next, next, raw, slots = 0
+    tables[number] = tree.top
+    while slots < SWEEP_SLOTS:
+        level = &tree.format.level[number]
+        if number == 1:
+            next = sweep_leaves(sweep, tables[1], va, shape)
+            slots += (next - va) >> level.shift
+        else:
+            slot = slot_in(level, number, tables[number], va, shape)
+            raw = slot_load(level, slot, shape)
+            below = table_below(tree, number, raw, shape)
+            slots += 1
+            if below is not NULL:
+                number -= 1
+                tables[number] = below
+                continue
+            next = sweep_slot(sweep, number, tables[number], slot, raw, va)
+        if next == va:
+            break
+        va = next
+        if va - 1 == sweep.last:
+            sweep.is_over = True
+            break
+        if sweep.is_full:
+            break
+        while number < tree.format.levels and va & (span(&tree.format.level[number + 1]) - 1) == 0:
+            number += 1
+        if number == tree.format.levels:
+            sweep_go_on(sweep, va)
+            va = sweep.next
+            if sweep.is_over:
+                break
+    sweep.next = va
+
+
+cdef void sweep_some(Sweep *sweep) noexcept nogil:
+    """One section of a sweep; sweep.busy.state is BUSY when it has to wait, outside, before the next."""
+    sweep.is_full = False
+    sweep.busy.state = EMPTY
+    section_enter(sweep.me)
+    if sweep.kind == SWEEP_GAPS:
+        sweep_section(sweep, MIXED)
+    elif sweep.tree.format.shape == REGULAR_64:
+        sweep_section(sweep, REGULAR_64)
+    elif sweep.tree.format.shape == NATIVE_64:
+        sweep_section(sweep, NATIVE_64)
+    elif sweep.tree.format.shape == NATIVE_32:
+        sweep_section(sweep, NATIVE_32)
+    elif sweep.tree.format.shape == SWAPPED_64:
+        sweep_section(sweep, SWAPPED_64)
+    elif sweep.tree.format.shape == SWAPPED_32:
+        sweep_section(sweep, SWAPPED_32)
+    else:
+        sweep_section(sweep, MIXED)
+    section_leave(sweep.me)
+
+
+cdef bint sweep_all(Sweep *sweep) noexcept nogil:
+    """Go on until the range is over or there is no more room; False when a slot stayed BUSY for REWALKS_MAX turns."""
+    cdef uint32_t turns = 0
+    cdef uint64_t before
+    while not sweep.is_over and not sweep.is_full:
+        before = sweep.next
+        sweep_some(sweep)
+        turns = 0 if sweep.next != before else turns
+        if sweep.busy.state == BUSY and not again(sweep.tree, sweep.busy.table, &turns):
+            return False
+    return True
