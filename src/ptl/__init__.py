@@ -9,8 +9,12 @@ from ptl._core import (
     EpochStall,
     FormatError,
     Frames,
+    Gap,
     InvariantError,
     Leaf,
+    LeafIterator,
+    LeafRange,
+    Leaves,
     LivelockError,
     Outcome,
     OutOfFrames,
@@ -27,6 +31,7 @@ from ptl._core import (
     Walk,
     default_domain,
 )
+from ptl._core import Extent as Run
 from ptl._version import __version__
 
 __all__ = [
@@ -37,8 +42,12 @@ __all__ = [
     "EpochStall",
     "FormatError",
     "Frames",
+    "Gap",
     "InvariantError",
     "Leaf",
+    "LeafIterator",
+    "LeafRange",
+    "Leaves",
     "LivelockError",
     "OutOfFrames",
     "Outcome",
@@ -48,6 +57,7 @@ __all__ = [
     "PteLock",
     "PteMap",
     "PteMapRw",
+    "Run",
     "Slot",
     "Stall",
     "State",

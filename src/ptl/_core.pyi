@@ -1,5 +1,15 @@
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import (
+    Callable,
+    ItemsView,
+    Iterable,
+    Iterator,
+    KeysView,
+    Mapping,
+    MutableMapping,
+    Sequence,
+    ValuesView,
+)
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 from multiprocessing.shared_memory import SharedMemory
@@ -47,7 +57,7 @@ _Out = TypeVar("_Out", bound=_Writeable)
 FLAGS: Final = "rwxugad"
 UNMAPPED: Final = 0xFFFF_FFFF_FFFF_FFFF
 
-class PageFault(LookupError):
+class PageFault(KeyError):
     va: int
     level: int
     state: State
@@ -210,8 +220,9 @@ class SlotLock(Handle):
     @property
     def slot(self) -> Slot: ...
 
-# -- the table --------------------------------------------------------------------------------------------------------
+# -- records ----------------------------------------------------------------------------------------------------------
 
+@final
 @dataclass(frozen=True)
 class Leaf:
     va: int
@@ -236,7 +247,54 @@ class Walk:
     leaf: Leaf | None
     fault: str | None
 
-class PageTable:
+@final
+@dataclass(frozen=True)
+class Extent:
+    va: int
+    pa: int
+    length: int
+    flags: str
+
+@final
+@dataclass(frozen=True)
+class Gap:
+    va: int
+    length: int
+
+_Column = TypeVar("_Column", default=array[int] | memoryview, covariant=True)
+
+@final
+@dataclass(frozen=True, eq=False)
+class Leaves:
+    va: Any
+    pa: Any
+    size: Any
+    flags: Any
+    level: Any
+    raw: Any
+    def __len__(self) -> int: ...
+
+# -- as a mapping -----------------------------------------------------------------------------------------------------
+
+_Found = TypeVar("_Found", covariant=True)
+_Default = TypeVar("_Default")
+
+@final
+class LeafIterator(Iterator[_Found]):
+    def __init__(self, *args: Never, **kwargs: Never) -> None: ...
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> _Found: ...
+
+class LeafRange(Mapping[SupportsIndex, Leaf]):
+    def __init__(self, pt: PageTable, lo: SupportsIndex, hi: SupportsIndex | None) -> None: ...
+    def __iter__(self) -> LeafIterator[int]: ...
+    def __len__(self) -> int: ...
+    def __bool__(self) -> bool: ...
+    def __getitem__(self, va: SupportsIndex) -> Leaf: ...
+
+# -- the table --------------------------------------------------------------------------------------------------------
+
+class PageTable(MutableMapping[SupportsIndex, Leaf]):
     def __new__(cls, arch: str | Arch = "x86_64", *, frames: Frames | None = None, strict: bool = False) -> Self: ...
     @property
     def arch(self) -> Arch: ...
@@ -256,6 +314,10 @@ class PageTable:
     def translate(self, va: SupportsIndex, /, out: None = None) -> int: ...
     def lookup(self, va: SupportsIndex, /) -> Leaf | None: ...
     def walk(self, va: SupportsIndex, /) -> Walk: ...
+    @overload  # type: ignore[override]
+    def __getitem__(self, va: SupportsIndex, /) -> Leaf: ...
+    @overload
+    def __getitem__(self, va: slice, /) -> LeafRange: ...
     def map(
         self,
         va: SupportsIndex,

@@ -45,7 +45,7 @@ cdef class Tlb:
     (b'hi', 'rwad')
     """
     cdef Cache cache
-    cdef dict attached              # PageTable: its address-space number
+    cdef dict attached              # by id, for a table is a mapping and has no hash: it, and its address-space number
 
     def __cinit__(self, *, sets=16, ways=4, check=True):
         cdef uint64_t number_of_sets = as_count(sets, "sets"), number_of_ways = as_count(ways, "ways")
@@ -61,7 +61,7 @@ cdef class Tlb:
 
     def __dealloc__(self):
         if self.attached:
-            for pt in self.attached:
+            for pt, _ in self.attached.values():
                 detach_cache(pt, &self.cache)
         free(self.cache.places)
 
@@ -78,10 +78,11 @@ cdef class Tlb:
         """
         cdef uint64_t number
         cdef Attachment *attachment
-        if pt in self.attached:
+        if id(pt) in self.attached:
             raise ValueError(f"{pt!r} is attached already")
         if asid is None:
-            number = next(free for free in range(1 << 16) if free not in self.attached.values())
+            taken = {number for _, number in self.attached.values()}
+            number = next(free for free in range(1 << 16) if free not in taken)
         else:
             number = as_count(asid, "asid")
             if number >> 16:
@@ -89,7 +90,7 @@ cdef class Tlb:
         attachment = tree_attach(pt.tree, own_record(pt), &self.cache, number)
         if attachment is NULL:
             raise MemoryError("no memory to attach a Tlb")
-        self.attached[pt] = number
+        self.attached[id(pt)] = pt, number
         try:
             with nogil:
                 changes_pass(pt.tree.domain)
@@ -101,7 +102,9 @@ cdef class Tlb:
 
     def detach(self, PageTable pt not None, /):
         """Forget a table and its translations. Raises KeyError when it is not attached."""
-        number = self.attached.pop(pt)
+        if id(pt) not in self.attached:
+            raise KeyError(f"{pt!r} is not attached to this Tlb")
+        _, number = self.attached.pop(id(pt))
         detach_cache(pt, &self.cache)
         self.drop(pt, number, 0, UNMAPPED_RAW)
 
@@ -113,9 +116,9 @@ cdef class Tlb:
         return 0
 
     cdef uint32_t asid_of(self, PageTable pt) except? 0xffffffff:
-        asid = self.attached.get(pt)
-        if asid is None:
+        if id(pt) not in self.attached:
             raise ValueError(f"{pt!r} is not attached to this Tlb")
+        _, asid = self.attached[id(pt)]
         return asid
 
     def translate(self, PageTable pt not None, va, /, access="r", *, user=False):
@@ -207,7 +210,7 @@ cdef class Tlb:
         cdef uint64_t i, count = 0
         cdef uint32_t asid
         cdef bint stale
-        for table, number in self.attached.items():
+        for table, number in self.attached.values():
             pt, asid = table, number
             me = own_record(pt)
             for i in range(<uint64_t> self.cache.sets * self.cache.ways):

@@ -35,6 +35,17 @@ cdef inline void room_give(Sweep *sweep, Room *room) noexcept nogil:
     sweep.found.room = FOUND_AHEAD
 
 
+cdef inline void room_keep_last(Sweep *sweep, Room *room) noexcept nogil:
+    """Make room, but for the last extent or gap: it may go on."""
+    cdef uint64_t last = sweep.found.count - 1
+    room.va[0] = room.va[last]
+    room.pa[0] = room.pa[last]
+    room.size[0] = room.size[last]
+    room.attributes[0] = room.attributes[last]
+    sweep.found.count = 1
+    sweep.is_full = False
+
+
 cdef bint sweep_on(PageTable pt, Sweep *sweep, uint64_t enough) except -1:
     """Go on until `enough` is found, there is no more room, or the range is over; one section with the GIL, the rest without.
 
@@ -103,16 +114,13 @@ cdef class LeafIterator:
 
     cdef bint find(self) except -1:
         """Find what comes next; False when nothing does."""
-        cdef uint64_t kept = self.sweep.found.count - self.end, last = self.end
         if self.is_busy:
             raise ValueError("another thread is inside this iterator")
-        if kept:
-            self.room.va[0] = self.room.va[last]
-            self.room.pa[0] = self.room.pa[last]
-            self.room.size[0] = self.room.size[last]
-            self.room.attributes[0] = self.room.attributes[last]
+        if self.sweep.found.count > self.end:
+            room_keep_last(&self.sweep, &self.room)
+        else:
+            self.sweep.found.count = 0
         self.position = self.end = 0
-        self.sweep.found.count = kept
         if not self.sweep.is_over:
             self.is_busy = True
             try:
@@ -251,21 +259,168 @@ cdef object leaf_in(PageTable pt, object key, object lo, object hi):
     return leaf
 
 
+cdef object find_gap(PageTable pt, object length, object align, object lo, object hi):
+    cdef uint64_t page = span(&pt.tree.format.level[1]), bytes = as_address(length, "length"), start
+    cdef uint64_t granule = page if align is None else as_count(align, "align")
+    cdef bint patient, fits
+    cdef Sweep sweep
+    cdef Room room
+    if bytes == 0 or bytes & (page - 1):
+        raise AddressError(f"length {bytes:#x} must be a multiple of the page size {page:#x}, and not 0")
+    if granule < page or granule & (granule - 1):
+        raise AddressError(f"align {granule:#x} must be a power of two, and at least the page size {page:#x}")
+    sweep_range(pt, lo, hi, SWEEP_GAPS, &sweep)
+    room_give(&sweep, &room)
+    sweep.wanted = bytes
+    sweep.granule = granule
+    with nogil:
+        while True:
+            patient = sweep_all(&sweep)
+            fits = sweep.found.count != 0 and gap_fits(&sweep, sweep.found.count - 1, &start)
+            if fits or sweep.is_over or not patient:
+                break
+            room_keep_last(&sweep, &room)
+    if fits:
+        return start
+    if not patient:
+        raise livelock(sweep.next, &sweep.busy)
+    end = "the end" if hi is None else hex(hi)
+    raise LookupError(f"no gap of {bytes:#x} bytes at a multiple of {granule:#x} from {lo:#x} to {end}")
+
+
 # -- by key -----------------------------------------------------------------------------------------------------------
 
 cdef int put_leaf(PageTable pt, object va, object value, bint replace) except -1:
     """Map what a Leaf maps, or (pa, flags) one page, at an address."""
     if isinstance(value, Leaf):
-        leaf = value
-        size = leaf.size if leaf.size in pt.arch.page_sizes or leaf.size in pt.arch.run_sizes else None
-        pt.map(va, leaf.pa, leaf.size, leaf.flags, page_size=size, replace=replace)
-        return 0
-    if not isinstance(value, tuple) or len(value) != 2:
-        raise TypeError(f"a Leaf or a pair of a physical address and flags is needed, not {value!r}")
-    pa, flags = value
-    page = span(&pt.tree.format.level[1])
-    pt.map(va, pa, page, flags, page_size=page, replace=replace)
+        pa, size, flags = value.pa, value.size, value.flags
+        is_page = size in pt.arch.page_sizes or size in pt.arch.run_sizes
+    elif isinstance(value, tuple) and len(value) == 2:
+        (pa, flags), size, is_page = value, span(&pt.tree.format.level[1]), True
+    else:
+        raise TypeError(f"a Leaf, or a pair of a physical address and flags, is needed, not {value!r}")
+    pt.map(va, pa, size, flags, page_size=size if is_page else None, replace=replace)
+    return 0
+
+
+cdef object take_leaf(PageTable pt, object va):
+    """Unmap the leaf whose first address it is, and return it."""
+    cdef uint64_t raw
+    cdef Leaf leaf
+    while True:
+        leaf = leaf_in(pt, va, 0, None)
+        if leaf.level > 1 or in_run(&pt.tree.format.level[1], leaf.raw):
+            pt.unmap(va, leaf.size)
+            return leaf
+        raw = thawed(&pt.tree.format.level[1], leaf.raw)
+        if change_leaf(pt, leaf.va, &raw, pt.tree.format.level[1].empty, 1):
+            return leaf
+
+
+cdef int clear_all(PageTable pt) except -1:
+    """Unmap each part of the addresses that no range leaves: halves, or regions."""
+    cdef uint64_t first, length = <uint64_t> 1 << (
+        pt.tree.format.va_bits - max(pt.tree.format.region_bits, pt.tree.format.sign_extended)
+    )
+    cdef Sweep sweep
+    sweep_begin(&sweep, pt.tree, NULL, SWEEP_LEAVES, 0, UNMAPPED_RAW)
+    while not sweep.is_over:
+        first = sweep.next
+        pt.unmap(first, length)
+        sweep_go_on(&sweep, first + length)
+        sweep.is_over = sweep.is_over or sweep.next <= first
     return 0
 
 
 # -- columns ----------------------------------------------------------------------------------------------------------
+
+cdef enum:
+    COLUMNS = 6
+
+cdef str COLUMN_TYPES = "QQQBBQ"        # of Leaves
+
+
+cdef Leaves export_leaves(PageTable pt, object lo, object hi, object out):
+    cdef Sweep sweep
+    cdef uint64_t count, room
+    if out is not None:
+        columns = [out.va, out.pa, out.size, out.flags, out.level, out.raw] if isinstance(out, Leaves) else list(out)
+        if len(columns) != COLUMNS:
+            raise ValueError(f"out has {len(columns)} columns, not {COLUMNS}: va, pa, size, flags, level, raw")
+        sweep_range(pt, lo, hi, SWEEP_LEAVES, &sweep)
+        count = columns_fill(&sweep, columns, 0)
+        return Leaves(*(None if column is None else memoryview(column)[:count] for column in columns))
+    room = count_leaves(pt, lo, hi, UNMAPPED_RAW)
+    sweep_range(pt, lo, hi, SWEEP_LEAVES, &sweep)
+    columns = [array(kind, bytes(room * (8 if kind == "Q" else 1))) for kind in COLUMN_TYPES]
+    count = columns_fill(&sweep, columns, 0)
+    while not sweep.is_over:                            # more than there were when they were counted
+        for column in columns:
+            column.frombytes(bytes(column.itemsize * max(1024, count // 8)))
+        count = columns_fill(&sweep, columns, count)
+    for column in columns:
+        del column[count:]
+    return Leaves(*columns)
+
+
+cdef uint64_t columns_fill(Sweep *sweep, list columns, uint64_t count) except? 0xffffffffffffffff:
+    """Fill columns after the first `count` elements, without the GIL; returns how many are filled then."""
+    cdef Py_buffer views[COLUMNS]
+    cdef char *columns_at[COLUMNS]
+    cdef uint64_t steps[COLUMNS]
+    cdef uint64_t room = UNMAPPED_RAW
+    cdef char *spare = NULL                             # for the columns that nobody wants
+    cdef bint patient = True
+    cdef int held = 0, i
+    try:
+        for i, column in enumerate(columns):
+            steps[i] = 0
+            if column is None:
+                if spare is NULL:
+                    spare = <char *> calloc(ROOM_AT_ONCE, sizeof(uint64_t))
+                    if spare is NULL:
+                        raise MemoryError("no memory for columns that are not wanted")
+                columns_at[i] = spare
+                continue
+            if COLUMN_TYPES[i] == "Q":
+                get_addresses(column, &views[held], PyBUF_WRITABLE)
+            else:
+                get_bytes(column, &views[held])
+            held += 1
+            columns_at[i] = <char *> views[held - 1].buf
+            steps[i] = views[held - 1].itemsize
+            if room not in (UNMAPPED_RAW, views[held - 1].len // steps[i]):
+                raise ValueError(f"the columns of out have room for {room} and for {views[held - 1].len // steps[i]} leaves")
+            room = views[held - 1].len // steps[i]
+        if held == 0:
+            raise ValueError("out has no column to fill")
+        with nogil:
+            while patient and not sweep.is_over and count < room:
+                sweep.found.va = <uint64_t *> (columns_at[0] + count * steps[0])
+                sweep.found.pa = <uint64_t *> (columns_at[1] + count * steps[1])
+                sweep.found.size = <uint64_t *> (columns_at[2] + count * steps[2])
+                sweep.found.attributes = <uint8_t *> (columns_at[3] + count * steps[3])
+                sweep.found.level = <uint8_t *> (columns_at[4] + count * steps[4])
+                sweep.found.raw = <uint64_t *> (columns_at[5] + count * steps[5])
+                sweep.found.room = min(room - count, <uint64_t> ROOM_AT_ONCE)
+                sweep.found.count = 0
+                sweep.is_full = False
+                patient = sweep_all(sweep)
+                count += sweep.found.count
+    finally:
+        for i in range(held):
+            PyBuffer_Release(&views[i])
+        free(spare)
+    if not patient:
+        raise livelock(sweep.next, &sweep.busy)
+    return count
+
+
+cdef int get_bytes(object target, Py_buffer *buffer) except -1:
+    """A C-contiguous writable buffer of single bytes."""
+    PyObject_GetBuffer(target, buffer, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | PyBUF_WRITABLE)
+    if buffer.itemsize != 1:
+        text = <bytes> buffer.format
+        PyBuffer_Release(buffer)
+        raise TypeError(f"flags and level must be buffers of bytes such as array('B'), not of format {text.decode()!r}")
+    return 0

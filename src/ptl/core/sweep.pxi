@@ -98,10 +98,12 @@ cdef inline bint found_leaf(
 
 
 cdef bint found_gap(Sweep *sweep, uint64_t va, uint64_t size) noexcept nogil:
-    """Add a place where nothing is; False when there is no room. The halves, or regions, of all addresses do not touch."""
+    """Add a place where nothing is; False when there is no room. No gap leaves the half, or region, that it begins in."""
     cdef Columns *found = &sweep.found
     cdef uint64_t i = found.count, start
-    if i and found.va[i - 1] + found.size[i - 1] == va and is_run(&sweep.tree.format, found.va[i - 1], va - found.va[i - 1] + 1):
+    if i and found.va[i - 1] + found.size[i - 1] == va and (
+        is_run(&sweep.tree.format, found.va[i - 1], found.size[i - 1] + size)
+    ):
         i -= 1
         found.size[i] += size
     elif i == found.room:
@@ -110,12 +112,17 @@ cdef bint found_gap(Sweep *sweep, uint64_t va, uint64_t size) noexcept nogil:
         found.va[i] = va
         found.size[i] = size
         found.count = i + 1
-    if sweep.wanted:
-        start = align_up(found.va[i], sweep.granule)
-        sweep.is_full = start >= found.va[i] and start - found.va[i] <= found.size[i] and (
-            found.size[i] - (start - found.va[i]) >= sweep.wanted
-        )
+    if sweep.wanted and gap_fits(sweep, i, &start):
+        sweep.is_full = True
     return True
+
+
+cdef bint gap_fits(Sweep *sweep, uint64_t i, uint64_t *start) noexcept nogil:
+    """Whether there is all that is wanted in a gap, and where it starts."""
+    cdef uint64_t va = sweep.found.va[i], before
+    start[0] = align_up(va, sweep.granule)
+    before = start[0] - va
+    return start[0] >= va and before < sweep.found.size[i] and sweep.found.size[i] - before >= sweep.wanted
 
 
 # -- one section ------------------------------------------------------------------------------------------------------

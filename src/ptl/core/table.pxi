@@ -373,17 +373,119 @@ cdef class PageTable:
         return LeafRange(self, 0, None).items()
 
     get = Mapping.get
+    update = MutableMapping.update
 
     def pop(self, va, /, *default):
-        """Unmap the leaf whose first address it is, and return it."""
+        """Unmap the leaf whose first address it is, and return it; when there is none, the default, or raise PageFault.
+
+        Of several who pop one entry of a leaf table, one gets it. For anything larger it is a `lookup`, then an `unmap`.
+        """
+        if len(default) > 1:
+            raise TypeError(f"pop takes an address and at most one default, not {len(default)}")
+        try:
+            return take_leaf(self, va)
+        except PageFault:
+            if default:
+                return default[0]
+            raise
+
+    def popitem(self):
+        """Unmap the first leaf, and return its address and itself. Raises KeyError when the table is empty."""
+        for va in self:
+            leaf = self.pop(va, None)
+            if leaf is not None:
+                return va, leaf
+        raise KeyError("the page table is empty")
+
+    def setdefault(self, va, leaf, /):
+        """The leaf whose first address it is; when nothing is mapped there, that one, or `(pa, flags)`, is mapped first.
+
+        It is mapped only where nothing is, in one step, so of several who do this all get the same. Errors as `map`.
+        """
+        while True:
+            try:
+                put_leaf(self, va, leaf, False)
+            except AlreadyMapped:
+                pass
+            try:
+                return self[va]
+            except PageFault as fault:
+                if fault.state is not State.EMPTY:          # if it is, somebody unmapped it again
+                    raise
+
+    def clear(self):
+        """Unmap everything, software's own entries too. As `unmap`, a half of the addresses, or a region, at a time."""
+        clear_all(self)
 
     # -- in order
 
     def runs(self, lo=0, hi=None):
+        """What [lo, hi) maps, as an iterator of `Run`s: leaves that continue each other, in both addresses, are one.
+
+        hi: None for the end of all addresses. Bounds are multiples of the page size; a leaf that they cut is shown cut.
+
+        All leaves of a run have the same flags, accessed and dirty too. Iteration is that of `iter`, and promises for runs
+        what that does for pages; the GIL is released where a run is long. Raises AddressError for bounds that are none.
+        O(leaves + tables).
+
+        >>> import ptl
+        >>> pt = ptl.PageTable()
+        >>> pt.map(0x1f_f000, 0x1f_f000, 0x20_2000)
+        >>> len(pt), list(pt.runs())
+        (3, [Run(va=0x1ff000, pa=0x1ff000, length=0x202000, flags='rw')])
+        """
         return iterator_of(self, lo, hi, YIELD_EXTENTS)
 
     def gaps(self, lo=0, hi=None):
+        """Where [lo, hi) has nothing, as an iterator of `Gap`s: canonical addresses that `map` would find free.
+
+        What software keeps in place of a leaf is something. No gap goes on from one half of the addresses, or region, to
+        the next. Otherwise as `runs`.
+
+        >>> import ptl
+        >>> pt = ptl.PageTable("tiny")
+        >>> pt.map(0x1000, 0x5000, 0x3000)
+        >>> list(pt.gaps())
+        [Gap(va=0x0, length=0x1000), Gap(va=0x4000, length=0x3c000)]
+        """
         return iterator_of(self, lo, hi, YIELD_GAPS)
+
+    def find_gap(self, length, align=None, *, lo=0, hi=None):
+        """The lowest address in [lo, hi), a multiple of `align`, from which on `length` bytes have nothing in them.
+
+        align: a power of two; by default the page size.
+
+        Somebody may map there before the caller does: `map` then raises AlreadyMapped, and changes nothing. Raises
+        LookupError when there is no such gap. Releases the GIL; otherwise as `gaps`, up to the one found.
+
+        >>> import ptl
+        >>> pt = ptl.PageTable()
+        >>> pt.map(0x1000, 0x5000, 0x3000)
+        >>> hex(pt.find_gap(0x2000)), hex(pt.find_gap(2 << 20, align=2 << 20))
+        ('0x4000', '0x200000')
+        """
+        return find_gap(self, length, align, lo, hi)
+
+    def export(self, lo=0, hi=None, *, out=None):
+        """The leaves of [lo, hi) in columns: `Leaves`, in one call that makes no object of any of them.
+
+        out: where they go: `Leaves`, or a sequence of six writable buffers for va, pa, size, flags, level and raw, of the
+            same length; None for a column that is not wanted. By default new arrays, as long as it takes.
+
+        With `out`, as many as there is room for; what is returned is the part of each buffer that was filled, and when
+        that is all of it, there may be more from where the last one ends. Bounds, errors and promises as `runs`. Releases
+        the GIL. O(leaves + tables).
+
+        >>> import ptl
+        >>> pt = ptl.PageTable()
+        >>> pt.map(0x1000, 0x5000, 0x3000)
+        >>> leaves = pt.export()
+        >>> [hex(pa) for pa in leaves.pa]
+        ['0x5000', '0x6000', '0x7000']
+        >>> {bits for bits in leaves.flags} == {0b11}       # bit n is letter n of "rwxugad"
+        True
+        """
+        return export_leaves(self, lo, hi, out)
 
     # -- changing a range
 
@@ -1301,3 +1403,6 @@ cdef inline int broken(bint holds, str invariant, str how) except -1:
     if not holds:
         raise InvariantError(f"{invariant}: {how}")
     return 0
+
+
+MutableMapping.register(PageTable)
