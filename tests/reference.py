@@ -118,6 +118,34 @@ class Reference:
         level = self.arch.levels + 1 - len(self.states(va))
         return self.soft.get(va & -self.span(1), self.arch.level(level).empty)
 
+    def clipped(self, lo: int, hi: int) -> list[tuple[int, int, int, str]]:
+        """What the leaves map in a range, in order: (va, pa, size, flags) of each, cut at its ends."""
+        found = []
+        for va, leaf in sorted(self.leaves.items()):
+            first, end = max(va, lo), min(va + leaf.size, hi)
+            if first < end:
+                found.append((first, leaf.pa + first - va, end - first, leaf.flags))
+        return found
+
+    def free(self, lo: int, hi: int) -> list[tuple[int, int]]:
+        """Where a range has no leaf and nothing of software's: (first, end), none across the end of a half or a region."""
+        arch = self.arch
+        part = 1 << arch.va_bits - (arch.region_bits or arch.sign_extended)
+        taken = sorted(
+            [*((va, leaf.size) for va, leaf in self.leaves.items()), *((va, self.span(1)) for va in self.soft)]
+        )
+        gaps = []
+        for first in (arch.canonical(part * i) for i in range((1 << arch.va_bits) // part)):
+            at, end = max(first, lo), min(first + part, hi)
+            for va, size in taken if at < end else ():
+                if va + size > at and va < end:
+                    if at < va:
+                        gaps.append((at, va))
+                    at = va + size
+            if at < end:
+                gaps.append((at, end))
+        return gaps
+
     def inside(self, lo: int, hi: int) -> list[int]:
         """The first addresses of the leaves that lie in a range."""
         return [va for va, leaf in self.leaves.items() if lo <= va and va + leaf.size <= hi]

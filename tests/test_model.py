@@ -71,6 +71,16 @@ class Geometry:
         return (va % (4 * self.giant) + delta) % (1 << self.arch.pa_bits)
 
 
+def merged(leaves: list[tuple[int, int, int, str]]) -> list[tuple[int, int, int, str]]:
+    """Leaves as runs: each that goes on where the one before ends becomes part of it."""
+    runs: list[tuple[int, int, int, str]] = []
+    for va, pa, size, flags in leaves:
+        if runs and runs[-1] == (va - runs[-1][2], pa - runs[-1][2], runs[-1][2], flags):
+            va, pa, size = *runs[-1][:2], runs.pop()[2] + size
+        runs.append((va, pa, size, flags))
+    return runs
+
+
 def is_flags(arch: ptl.arch.Arch, flags: str) -> bool:
     """Whether the format can say these attributes."""
     try:
@@ -336,6 +346,56 @@ def machine_for(name: str) -> type[RuleBasedStateMachine]:
                 vas.extend((va, va + self.model.leaves[va].size - 1))
             expected = [self.model.translate(va) for va in vas]
             assert list(self.pt.translate(vas)) == [ptl.UNMAPPED if pa is None else pa for pa in expected]
+
+        @rule(lo=st.sampled_from([0, *geometry.starts]), pages=st.sampled_from([0, 1, 3, 700, None]))
+        def go_through(self, lo, pages):
+            """Leaves, one after another and in columns; merged; and what they leave free: each as the model has it."""
+            hi = None if pages is None else min(lo + pages * geometry.page, 1 << 64)
+            leaves = self.model.clipped(lo, 1 << 64 if hi is None else hi)
+            raws = [self.model.raw(va) for va, *_ in leaves]
+            view = self.pt[lo:hi]
+            assert [(va, leaf.pa, leaf.size, leaf.flags) for va, leaf in view.items()] == leaves
+            assert [leaf.raw for leaf in view.values()] == raws
+            assert list(view) == [va for va, *_ in leaves]
+            assert len(view) == len(leaves)
+            columns = self.pt.export(lo, hi)
+            assert list(zip(columns.va, columns.pa, columns.size, strict=True)) == [leaf[:3] for leaf in leaves]
+            assert list(columns.raw) == raws
+            runs = [(run.va, run.pa, run.length, run.flags) for run in self.pt.runs(lo, hi)]
+            assert runs == merged(leaves)
+            gaps = [(gap.va, gap.va + gap.length) for gap in self.pt.gaps(lo, hi)]
+            assert gaps == self.model.free(lo, 1 << 64 if hi is None else hi)
+
+        @rule(va=starts)
+        def look_up_by_key(self, va):
+            leaf = self.model.leaves.get(va)
+            assert (va in self.pt) == (leaf is not None)
+            found = self.pt.get(va)
+            assert (found and (found.pa, found.size, found.flags)) == (leaf and (leaf.pa, leaf.size, leaf.flags))
+
+        @rule(va=starts, delta=st.sampled_from(geometry.targets), flags=flag_sets)
+        def store_by_key(self, va, delta, flags):
+            va &= -geometry.page
+            pa = geometry.target(va, delta) & -geometry.page
+            self.pt[va] = pa, flags
+            self.model.map(va, pa, geometry.page, flags, geometry.page, replace=True)
+
+        @rule(va=starts, how=st.sampled_from(["del", "pop", "copy"]))
+        def take_by_key(self, va, how):
+            leaf = self.model.leaves.get(va)
+            if leaf is None:
+                with pytest.raises(KeyError):
+                    del self.pt[va]
+                return
+            taken = self.pt[va]
+            if how == "del":
+                del self.pt[va]
+            else:
+                assert self.pt.pop(va) == taken
+            self.model.unmap(va, leaf.size)
+            if how == "copy":
+                self.pt[va] = taken
+                self.model.map(va, taken.pa, taken.size, taken.flags, taken.size)
 
         # -- always
 

@@ -33,6 +33,8 @@ cdef enum Fault:
     WALK_OUTSIDE_A_SECTION
     SECTION_LEFT_BEFORE_THE_LAST_USE
     BUSY_TAKEN_FOR_AN_ANSWER
+    SWEEP_TAKES_BUSY_FOR_EMPTY
+    SWEEP_FINDS_ALL_OF_A_LEAF
     DEPTH_IGNORED
     NESTED_ENTRY_RENEWS_THE_EPOCH
     ENTRY_WITH_AN_OLD_EPOCH
@@ -133,6 +135,8 @@ FAULTS = {
     "walk outside a section": WALK_OUTSIDE_A_SECTION,
     "section left before the last use": SECTION_LEFT_BEFORE_THE_LAST_USE,
     "busy taken for an answer": BUSY_TAKEN_FOR_AN_ANSWER,
+    "sweep takes busy for empty": SWEEP_TAKES_BUSY_FOR_EMPTY,
+    "sweep finds all of a leaf": SWEEP_FINDS_ALL_OF_A_LEAF,
     "depth ignored": DEPTH_IGNORED,
     "nested entry renews the epoch": NESTED_ENTRY_RENEWS_THE_EPOCH,
     "entry with an old epoch": ENTRY_WITH_AN_OLD_EPOCH,

@@ -78,6 +78,9 @@ cdef class LeafIterator:
     cdef uint64_t end               # of what can be handed out: the last extent may go on
     cdef bint is_busy
 
+    def __cinit__(self):
+        self.sweep.is_over = True       # and has no table, until iterator_of
+
     def __init__(self, *args, **kwargs):
         raise TypeError("a PageTable and its views make iterators")
 
@@ -255,7 +258,7 @@ cdef object leaf_in(PageTable pt, object key, object lo, object hi):
     before = va - leaf.va
     leaf.va += before
     leaf.pa += before
-    leaf.size = min(leaf.size - before, sweep.last - va + 1)
+    leaf.size = min(leaf.size - before - 1, sweep.last - va) + 1
     return leaf
 
 

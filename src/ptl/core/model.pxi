@@ -67,11 +67,12 @@ cdef enum LabOperation:
     OP_ENTRIES = 26
     OP_ATTACH = 27
     OP_LOOKUP = 28
+    OP_SWEEP = 29
 
 LAB_OPERATION_NAMES = (
     "translate", "map", "unmap", "protect", "compare_exchange", "populate", "retract", "collapse", "split", "move",
     "map_lock", "map_rw", "alloc_map_lock", "read_twice", "enter", "leave", "walk", "reclaim", "synchronize", "exit",
-    "count_locked", "touch", "fault", "map_read", "make_run", "replace", "entries", "attach", "lookup",
+    "count_locked", "touch", "fault", "map_read", "make_run", "replace", "entries", "attach", "lookup", "sweep",
 )
 
 cdef enum LabFailure:
@@ -280,6 +281,8 @@ cdef uint64_t lab_operate(Lab *lab, LabThread *thread, Operation *op) noexcept n
         return lab_make_run(tree, me, op.a, op.b)
     if op.code == OP_REPLACE:
         return lab_replace(tree, me, op.a, op.b, op.c)
+    if op.code == OP_SWEEP:
+        return lab_sweep(tree, me, op.a, op.b)
     if op.code == OP_READ_TWICE:
         section_enter(me)
         raw = ptl_translate(tree, op.a)                 # a section in a section
@@ -385,6 +388,38 @@ cdef uint64_t lab_map_read(Tree *tree, Record *me, uint64_t va) noexcept nogil:
     raw = entry_load(slot_of(tree, table_offset(tree.block, table), 1, va), level)
     fetch_add_32(&table.pins, <uint32_t> -1)
     return leaf_address(level, raw, va) if is_leaf(level, raw) else UNMAPPED_RAW
+
+
+cdef uint64_t lab_sweep(Tree *tree, Record *me, uint64_t first, uint64_t room) noexcept nogil:
+    """What eight pages are mapped to, `room` leaves a section at most: the number of each one's frame, a byte each.
+
+    All ones when a page is found out of order, or once more.
+    """
+    cdef uint64_t va[8]
+    cdef uint64_t pa[8]
+    cdef uint64_t size[8]
+    cdef uint64_t raw[8]
+    cdef uint8_t attributes[8]
+    cdef uint8_t level[8]
+    cdef uint32_t shift = tree.format.level[1].shift
+    cdef uint64_t i, at, page, next = 0, result = 0
+    cdef Sweep sweep
+    sweep_begin(&sweep, tree, me, SWEEP_LEAVES, first, first + (<uint64_t> 8 << shift) - 1)
+    sweep.found.va, sweep.found.pa, sweep.found.size, sweep.found.raw = va, pa, size, raw
+    sweep.found.attributes, sweep.found.level, sweep.found.room = attributes, level, room
+    while not sweep.is_over:
+        sweep.found.count = 0
+        sweep.is_full = False
+        if not sweep_all(&sweep):
+            break
+        for i in range(sweep.found.count):
+            for at in range(size[i] >> shift):
+                page = (va[i] - first >> shift) + at
+                if page < next or page >= 8:
+                    return UNMAPPED_RAW
+                result |= ((pa[i] >> shift) + at & 255) << 8 * page
+                next = page + 1
+    return result
 
 
 cdef uint64_t lab_fault(Tree *tree, Record *me, uint64_t va, uint64_t pa) noexcept nogil:

@@ -22,11 +22,14 @@ cdef class Leaf:
     raw: cython.ulonglong
 
     def __init__(self, va, pa, size, flags, level, raw):
+        cdef uint64_t number = as_count(level, "level")
+        if not 0 < number <= LEVELS:
+            raise ValueError(f"level must be 1 to {LEVELS}, not {number}")
         self.va = as_address(va, "va")
         self.pa = as_address(pa, "pa")
         self.size = as_count(size, "size")
         self.flags = flags
-        self.level = as_index(level, LEVELS + 1)
+        self.level = <uint32_t> number
         self.raw = as_count(raw, "raw")
 
     def __repr__(self):

@@ -177,7 +177,9 @@ cdef uint64_t sweep_slot(Sweep *sweep, uint32_t number, char *table, char *slot,
     cdef int state = HUGE if is_leaf(level, raw) else classify_in_block(tree, number, raw)
     cdef uint64_t last = min(sweep.last, slot_last(level, va)), offset = table - tree.memory
     cdef bint is_mapped = state == HUGE or state == INVALID
-    if state == BUSY:
+    if is_faulty(SWEEP_FINDS_ALL_OF_A_LEAF):
+        va &= ~(span(level) - 1)
+    if state == BUSY and not is_faulty(SWEEP_TAKES_BUSY_FOR_EMPTY):
         sweep.busy.slot = slot
         sweep.busy.raw = raw
         sweep.busy.table = offset

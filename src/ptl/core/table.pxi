@@ -372,7 +372,13 @@ cdef class PageTable:
         """The pairs of a first address and its `Leaf`, in order: a view."""
         return LeafRange(self, 0, None).items()
 
-    get = Mapping.get
+    def get(self, va, default=None, /):
+        """`pt[va]`, or the default when there is no such leaf."""
+        try:
+            return leaf_in(self, va, 0, None)
+        except PageFault:
+            return default
+
     update = MutableMapping.update
 
     def pop(self, va, /, *default):

@@ -39,6 +39,11 @@ def lookup(va: int) -> Operation:
     return Operation("lookup", (va,))
 
 
+def sweep(va: int, room: int = 8) -> Operation:
+    """Iterate over eight pages, `room` leaves in a section: a byte for each page, the number of its frame."""
+    return Operation("sweep", (va, room))
+
+
 def read_twice(va: int) -> Operation:
     """Two translations of one address, the first in a section inside the section of the second."""
     return Operation("read_twice", (va,))
