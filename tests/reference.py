@@ -128,12 +128,11 @@ class Reference:
         return found
 
     def free(self, lo: int, hi: int) -> list[tuple[int, int]]:
-        """Where a range has no leaf and nothing of software's: (first, end), none across the end of a half or a region."""
+        """Where a range has nothing, software's own neither: (first, end), none across the end of a half or region."""
         arch = self.arch
         part = 1 << arch.va_bits - (arch.region_bits or arch.sign_extended)
-        taken = sorted(
-            [*((va, leaf.size) for va, leaf in self.leaves.items()), *((va, self.span(1)) for va in self.soft)]
-        )
+        sizes = {va: leaf.size for va, leaf in self.leaves.items()} | dict.fromkeys(self.soft, self.span(1))
+        taken = sorted(sizes.items())
         gaps = []
         for first in (arch.canonical(part * i) for i in range((1 << arch.va_bits) // part)):
             at, end = max(first, lo), min(first + part, hi)

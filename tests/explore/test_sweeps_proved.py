@@ -1,7 +1,7 @@
 """The promise: whatever happens beside it, a sweep finds each page that is mapped all the time once, and in order.
 
-C12 of docs/concurrency.md, on the core itself: each test visits every interleaving. What a sweep finds is compared, page by
-page, with what it finds before or after whatever the other thread does; only one page changes, or none.
+C12 of docs/concurrency.md, on the core itself: each test visits every interleaving. What a sweep finds is compared,
+page by page, with what it finds before or after whatever the other thread does; only one page changes, or none.
 """
 
 from __future__ import annotations

@@ -16,6 +16,8 @@ cdef enum Yield:
     YIELD_EXTENTS = 3
     YIELD_GAPS = 4
 
+cdef int *SWEEP_KINDS = [SWEEP_LEAVES, SWEEP_LEAVES, SWEEP_LEAVES, SWEEP_EXTENTS, SWEEP_GAPS]
+
 cdef struct Room:               # for what is found
     uint64_t va[FOUND_AHEAD]
     uint64_t pa[FOUND_AHEAD]
@@ -47,9 +49,9 @@ cdef inline void room_keep_last(Sweep *sweep, Room *room) noexcept nogil:
 
 
 cdef bint sweep_on(PageTable pt, Sweep *sweep, uint64_t enough) except -1:
-    """Go on until `enough` is found, there is no more room, or the range is over; one section with the GIL, the rest without.
+    """Go on until `enough` is found, there is no more room, or the range is over; False when nothing is found.
 
-    A section takes a few microseconds, which is less than it takes to have the GIL back. Returns whether anything is found.
+    One section with the GIL: it takes a few microseconds, less than it may take to have the GIL back. The rest without.
     """
     cdef bint patient
     sweep.me = own_record(pt)
@@ -140,9 +142,7 @@ cdef object iterator_of(PageTable pt, object lo, object hi, int kind):
     cdef LeafIterator iterator = LeafIterator.__new__(LeafIterator)
     iterator.pt = pt
     iterator.kind = kind
-    sweep_range(
-        pt, lo, hi, SWEEP_EXTENTS if kind == YIELD_EXTENTS else SWEEP_GAPS if kind == YIELD_GAPS else SWEEP_LEAVES, &iterator.sweep
-    )
+    sweep_range(pt, lo, hi, SWEEP_KINDS[kind], &iterator.sweep)
     room_give(&iterator.sweep, &iterator.room)
     return iterator
 
@@ -371,7 +371,7 @@ cdef uint64_t columns_fill(Sweep *sweep, list columns, uint64_t count) except? 0
     cdef Py_buffer views[COLUMNS]
     cdef char *columns_at[COLUMNS]
     cdef uint64_t steps[COLUMNS]
-    cdef uint64_t room = UNMAPPED_RAW
+    cdef uint64_t room = UNMAPPED_RAW, length
     cdef char *spare = NULL                             # for the columns that nobody wants
     cdef bint patient = True
     cdef int held = 0, i
@@ -392,9 +392,10 @@ cdef uint64_t columns_fill(Sweep *sweep, list columns, uint64_t count) except? 0
             held += 1
             columns_at[i] = <char *> views[held - 1].buf
             steps[i] = views[held - 1].itemsize
-            if room not in (UNMAPPED_RAW, views[held - 1].len // steps[i]):
-                raise ValueError(f"the columns of out have room for {room} and for {views[held - 1].len // steps[i]} leaves")
-            room = views[held - 1].len // steps[i]
+            length = views[held - 1].len // steps[i]
+            if room != UNMAPPED_RAW and room != length:
+                raise ValueError(f"the columns of out have room for {room} leaves, and for {length}")
+            room = length
         if held == 0:
             raise ValueError("out has no column to fill")
         with nogil:

@@ -16,8 +16,8 @@ V3  A section ends after a bounded number of slots, or when there is no more roo
 V4  A slot that is BUSY decides nothing: the section ends, and the sweep goes on from there (walk.pxi, `again`).
 
 From V1 and V2: what is found is in order and does not overlap; all of it was there at some moment of the sweep; an address
-that is mapped all the time is found exactly once, whatever collapses, splits, or is taken apart on the way; and a leaf
-that is there all the time is found whole, in one piece, unless the range cuts it. The whole is no snapshot.
+that is mapped all the time is found exactly once, whatever collapses or splits on the way; and a leaf that is there all the
+time is found whole, unless the range cuts it. All together is no snapshot.
 
 Wait-free, but for walking again while a slot is in transition. O(leaves found + tables in the range): a hole costs a slot
 of the table in which it is one.
