@@ -58,7 +58,7 @@ lint: .venv-lint/done        ## style and types
 
 # Whatever can be had: packages of the system where they can be installed, and each Python peer that has a wheel here.
 PEER_PACKAGES := libck-dev libjudy-dev libtbb-dev liburcu-dev valgrind
-PEERS := numpy BTrees cereggii unicorn volatility3
+PEERS := numpy BTrees sortedcontainers cereggii unicorn volatility3
 
 .venv-bench/done: $(SOURCES)
 	@if ! dpkg-query -W $(PEER_PACKAGES) >/dev/null 2>&1; then \

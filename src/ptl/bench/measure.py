@@ -150,6 +150,8 @@ class Contest:
     ours: Sequence[Side]
     peers: Sequence[Side]
     targets: Sequence[Target] = ()
+    constants: Mapping[str, float] = field(default_factory=dict)
+    """Costs that a target names and nobody has to measure."""
     clock: Clock = "cpu"
     note: str = ""
     check: Callable[[], None] = field(default=lambda: None)
@@ -181,12 +183,13 @@ class Contest:
         finally:
             if enabled:
                 gc.enable()
+        rounds = len(costs[sides[0].name])
         return Finding(
             self.key,
             self.group,
             self.title,
             self.unit,
-            costs,
+            costs | {name: [cost] * rounds for name, cost in self.constants.items()},
             [side.name for side in self.ours],
             self.targets,
             self.note,

@@ -26,7 +26,7 @@ SECTIONS = {
 BARE = Program("bare.c")
 LIMITS = Program("limits.c")
 MARKS = Program("marks.c", (), "valgrind")
-MODULES = "numpy", "BTrees.QQBTree", "cereggii", "unicorn", "volatility3"
+MODULES = "numpy", "BTrees.QQBTree", "sortedcontainers", "cereggii", "unicorn", "volatility3"
 
 
 def module(name: str) -> ModuleType:

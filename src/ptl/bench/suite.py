@@ -15,7 +15,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ptl._version import __version__
-from ptl.bench import batch, curves, instructions, memory, peers, races, ranges, reclamation, scaling, single
+from ptl.bench import batch, curves, instructions, iteration, memory, peers, races, ranges, reclamation, scaling, single
 from ptl.bench.measure import Contest, Finding, Quartiles
 from ptl.bench.native import Missing
 from ptl.bench.settings import Size
@@ -25,6 +25,7 @@ SECTIONS = {
     "batch": batch.contests,
     "single": single.contests,
     "ranges": ranges.contests,
+    "iteration": iteration.contests,
     "reclamation": reclamation.contests,
     "scaling": scaling.contests,
 }
