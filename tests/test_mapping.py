@@ -428,6 +428,7 @@ def test_columns_that_nobody_wants(pt: ptl.PageTable) -> None:
     assert found.pa is found.raw is None
     only = pt.export(out=(None, None, None, None, level, None))
     assert list(only.level) == list(found.level)
+    assert len(only) == len(found) == len(pt)
 
 
 def test_numpy_and_anything_else_with_a_buffer(pt: ptl.PageTable) -> None:

@@ -25,6 +25,7 @@ from array import array
 from collections.abc import ItemsView, KeysView, Mapping, MutableMapping, ValuesView
 from dataclasses import replace
 from enum import Enum, IntEnum
+from itertools import zip_longest
 from operator import index as to_index
 
 cdef extern from "core/atomic.h" nogil:

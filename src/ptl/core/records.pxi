@@ -106,7 +106,8 @@ cdef class Leaves:
     raw: object
 
     def __len__(self):
-        return len(self.va)
+        columns = self.va, self.pa, self.size, self.flags, self.level, self.raw
+        return next(len(column) for column in columns if column is not None)
 
     def __repr__(self):
         return f"<ptl.Leaves: {len(self)}>"

@@ -117,6 +117,8 @@ cdef class PageTable:
     strict: whether the fallible map raises FormatError for a slot that is BAD. Otherwise it empties the slot, as the
         kernel does, and counts it in `stats()["bad_cleared"]`.
 
+    It is a mutable mapping of leaves by their first address, in order, that may change while it is gone through.
+
     Readers hold no lock. Tables that have left the tree are reused when no reader can be inside any more.
 
     Raises ValueError for an unknown architecture or `frames` that its physical addresses do not reach, AddressError when
@@ -357,7 +359,8 @@ cdef class PageTable:
         if not isinstance(other, Mapping):
             return NotImplemented
         if isinstance(other, PageTable):
-            return self is other or list(self.values()) == list(other.values())
+            pairs = zip_longest(self.values(), other.values())
+            return self is other or all(mine == its for mine, its in pairs)
         return dict(self.items()) == dict(other.items())
 
     def keys(self):
@@ -379,7 +382,10 @@ cdef class PageTable:
         except PageFault:
             return default
 
-    update = MutableMapping.update
+    def update(self, other=(), /):
+        """Store each leaf of a mapping, or of pairs of an address and a leaf, one after another, as `pt[va] = leaf` does."""
+        for va, leaf in other.items() if hasattr(other, "items") else other:
+            self[va] = leaf
 
     def pop(self, va, /, *default):
         """Unmap the leaf whose first address it is, and return it; when there is none, the default, or raise PageFault.

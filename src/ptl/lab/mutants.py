@@ -298,6 +298,16 @@ _ALL: Final = (
         "busy taken for an answer", "translate does not walk again when a slot is in transition", READ_BESIDE_COLLAPSE
     ),
     Mutant(
+        "sweep takes busy for empty",
+        "iteration passes over a slot in transition (V4)",
+        trial([op.sweep(0)], [op.collapse(0)], setup=all_pages),
+    ),
+    Mutant(
+        "sweep finds all of a leaf",
+        "iteration finds a leaf whole that was put over what it has passed (V1)",
+        trial([op.sweep(0, room=1)], [op.collapse(0)], setup=all_pages),
+    ),
+    Mutant(
         "depth ignored",
         "the inner section's end is the end of the outer one",
         trial([op.read_twice(PAGE)], [op.retract(0), op.reclaim()], setup=empty_table, batch_tables=1),
