@@ -59,6 +59,8 @@ cdef extern from "core/atomic.h" nogil:
     void store_then_barrier_64 "ptl_store_then_barrier_64"(uint64_t *, uint64_t)
     void compiler_barrier "ptl_compiler_barrier"()
     void full_barrier "ptl_full_barrier"()
+    void copy_from_shared "ptl_copy_from_shared"(char *, const char *, size_t)
+    void copy_to_shared "ptl_copy_to_shared"(char *, const char *, size_t)
     void prefetch "ptl_prefetch"(const void *)
     const void *as_computed "ptl_as_computed"(const void *)
     void pause "ptl_pause"()

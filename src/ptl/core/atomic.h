@@ -12,7 +12,9 @@
 
 #include "step.h"
 
+#include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 /* Every function passes the step hook (step.h), and is called by a macro that adds where it is called from. */
 #define PTL_ATOMIC(bits)                                                                                              \
@@ -196,6 +198,34 @@ static inline void ptl_full_barrier_at(const char *site)
 }
 
 #define ptl_full_barrier() ptl_full_barrier_at(__func__)
+
+/* What simulated CPUs load and store: bytes in no order, but an aligned word of 64 bits at once, as processors do. Two CPUs
+ * at the same bytes are the caller's race and not ours. The other side of the copy is the caller's own. */
+static inline void ptl_copy_from_shared(char *own, const char *shared, size_t count)
+{
+    uint64_t word;
+    while (count && (uintptr_t)shared % sizeof(word))
+        *own++ = __atomic_load_n(shared++, __ATOMIC_RELAXED), count--;
+    for (; count >= sizeof(word); own += sizeof(word), shared += sizeof(word), count -= sizeof(word)) {
+        word = __atomic_load_n((const uint64_t *)shared, __ATOMIC_RELAXED);
+        memcpy(own, &word, sizeof(word));
+    }
+    while (count--)
+        *own++ = __atomic_load_n(shared++, __ATOMIC_RELAXED);
+}
+
+static inline void ptl_copy_to_shared(char *shared, const char *own, size_t count)
+{
+    uint64_t word;
+    while (count && (uintptr_t)shared % sizeof(word))
+        __atomic_store_n(shared++, *own++, __ATOMIC_RELAXED), count--;
+    for (; count >= sizeof(word); own += sizeof(word), shared += sizeof(word), count -= sizeof(word)) {
+        memcpy(&word, own, sizeof(word));
+        __atomic_store_n((uint64_t *)shared, word, __ATOMIC_RELAXED);
+    }
+    while (count--)
+        __atomic_store_n(shared++, *own++, __ATOMIC_RELAXED);
+}
 
 /* A hint: somebody will load from there soon. Any address will do. */
 static inline void ptl_prefetch(const void *p)

@@ -247,7 +247,7 @@ cdef class PteKernel(PteMap):
 
     For trees, or parts of one, that belong to the caller: kernel addresses, private trees. There is nothing to let go of,
     so it need not be closed. Should the table leave the tree all the same, changes fail and `stale` says so, until its
-    memory is used again.
+    memory is free.
     """
 
     cdef int must_be_open(self) except -1:

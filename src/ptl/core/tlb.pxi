@@ -299,9 +299,9 @@ cdef int cache_access(
                 found.level = place.level
                 found.state = BAD                   # no memory there
             elif needs & ACCESS_WRITE:
-                memcpy(tree.memory + (pa[0] - tree.base), bytes, count)
+                copy_to_shared(tree.memory + (pa[0] - tree.base), bytes, count)
             else:
-                memcpy(bytes, tree.memory + (pa[0] - tree.base), count)
+                copy_from_shared(bytes, tree.memory + (pa[0] - tree.base), count)
         elif result == STALE or result == MIXED_SIZES:
             found.raw = place.raw
             found.level = place.level
