@@ -1,16 +1,46 @@
-"""What every test may ask for; and at the end of a run, which oracles judged, and how much."""
+"""Stress for the tests with threads; what every test may ask for; and at the end, which oracles judged, how much."""
 
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from zlib import crc32
 
 import pytest
 
 import judges
+from ptl import _core
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--stress-seed", type=int, help="what tests under stress draw from; by default another each time")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose a seed, in the one process that tells the others."""
+    if config.option.stress_seed is None:
+        config.option.stress_seed = random.randrange(1 << 32)
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"stress: drawn again with --stress-seed={config.option.stress_seed}"
+
+
+@pytest.fixture(autouse=True)
+def _stress(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Put a test that is marked `under_stress` there (core/stress.pxi), unless the whole process is."""
+    if request.node.get_closest_marker("under_stress") is None or os.environ.get("PTL_STRESS", "0") != "0":
+        yield
+        return
+    seed = crc32(request.node.nodeid.encode(), request.config.option.stress_seed)
+    _core.put_under_stress(seed or 1)
+    yield
+    _core.put_under_stress(0)
 
 ROOT = Path(__file__).parent.parent
 

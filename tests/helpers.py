@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -13,6 +14,9 @@ from pathlib import Path
 import pytest
 
 import ptl
+
+SANITIZERS = tuple(name for name in ("asan", "tsan") if hasattr(ctypes.CDLL(None), f"__{name}_init"))
+"""Those that this process runs under."""
 
 SWITCH_SECONDS = 1e-5
 """How long a thread may keep the GIL: short, so that threads meet each other in many places."""

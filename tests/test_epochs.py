@@ -19,13 +19,16 @@ import pytest
 import ptl
 from helpers import in_thread, python, thread_inside
 
+pytestmark = pytest.mark.under_stress
+
 TABLE = 4096
 SPAN = 2 << 20
 
 
 @pytest.fixture
 def domain() -> ptl.EpochDomain:
-    return ptl.EpochDomain()
+    """One in which no grace period begins by itself after the few tables that a test retires."""
+    return ptl.EpochDomain(batch_tables=100)
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ import ptl
 from helpers import Crew, going_on, in_thread, linux_only, python, thread_inside
 
 pytestmark = [
+    pytest.mark.under_stress,
     pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),
     pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning"),
 ]

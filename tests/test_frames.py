@@ -25,6 +25,8 @@ from helpers import Crew
 from ptl import Outcome, OutOfFrames
 from reference import contents
 
+pytestmark = pytest.mark.under_stress
+
 DOMAIN = ptl.EpochDomain()
 FRAME = 64
 """Small, so that a block of few bytes has many frames; and a table of `tiny` fits into one."""

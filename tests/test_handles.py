@@ -17,6 +17,8 @@ import pytest
 import ptl
 from helpers import going_on, in_thread, linux_only, python
 
+pytestmark = pytest.mark.under_stress
+
 PAGE = 4096
 SPAN = 2 << 20
 TABLE, EMPTY, HUGE, SOFT = 1 << 30, 2 << 30, 3 << 30, 4 << 30

@@ -20,6 +20,8 @@ from made_up import architecture
 from ptl import PageFault, State
 from ptl.tlb import MmuGather, ProtectionFault, StaleTranslation, Tlb
 
+pytestmark = pytest.mark.under_stress
+
 PAGE, SPAN = 4096, 2 << 20
 FORMATS = (
     *("tiny", "x86_64", "i386", "i386_pae", "riscv_sv39", "riscv_sv57", "big-endian", "nothing is not zero"),

@@ -31,6 +31,8 @@ import pytest
 import ptl
 from helpers import Crew, python
 
+pytestmark = pytest.mark.under_stress
+
 T = TypeVar("T")
 
 ARCHITECTURES = (

@@ -474,6 +474,7 @@ def collapse_pages(
 FAULTS: Final[dict[str, int]]
 
 def put_in_fault(name: str | None, /) -> bool: ...
+def put_under_stress(seed: SupportsIndex, /) -> None: ...
 
 # -- labs -------------------------------------------------------------------------------------------------------------
 

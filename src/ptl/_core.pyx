@@ -62,14 +62,19 @@ cdef extern from "core/atomic.h" nogil:
     void copy_from_shared "ptl_copy_from_shared"(char *, const char *, size_t)
     void copy_to_shared "ptl_copy_to_shared"(char *, const char *, size_t)
     void prefetch "ptl_prefetch"(const void *)
-    const void *as_computed "ptl_as_computed"(const void *)
+    uint64_t as_computed "ptl_as_computed"(uint64_t)
     void pause "ptl_pause"()
     uint64_t swap_64 "__builtin_bswap64"(uint64_t)
     uint32_t swap_32 "__builtin_bswap32"(uint32_t)
     uint32_t count_trailing_zeros "__builtin_ctzll"(uint64_t)
 
+cdef extern from "core/stress.h" nogil:
+    bint is_under_stress "ptl_is_under_stress"()
+    uint64_t stress_draw "ptl_stress_draw"()
+
 cdef extern from "core/step.h" nogil:
     bint is_stepping "ptl_is_stepping"()
+    void set_stress "ptl_put_under_stress"(uint64_t)
     bint step_lock "ptl_step_lock"(uint32_t *, uint32_t)
     bint step_again "ptl_step_again"(uint32_t *)
     enum:
@@ -152,6 +157,7 @@ cdef extern from "core/system.h" nogil:
 
 include "core/words.pxi"
 include "core/faults.pxi"
+include "core/stress.pxi"
 include "core/descriptor.pxi"
 include "core/lock.pxi"
 include "core/epoch.pxi"

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import random
 import sys
 from typing import Any, TextIO
 
 try:
     import click
+    from click.core import ParameterSource
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 except ModuleNotFoundError as missing:
     sys.exit(f"the command ptl needs {missing.name}: install ptl[cli]")
 
-from ptl import arch, bench, proc, race
+from ptl import arch, bench, proc, race, soak
 from ptl._core import AddressError, OutOfFrames
 from ptl._version import __version__
 
@@ -45,17 +47,29 @@ def main() -> None:
 @click.option(
     "--policy", "policies", multiple=True, type=click.Choice(race.POLICIES), help="May be repeated; by default all."
 )
+@click.option(
+    "--soak",
+    "soak_seconds",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="Instead, run rounds that differ in all of these, for so long or to the first wrong answer.",
+)
+@click.option("--seed", type=click.IntRange(min=0), help="With --soak: of the first round, instead of a random one.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 @click.option(
     "--html", "page", type=click.File("w", encoding="utf-8", lazy=False), help="Write a page with plots to this file."
 )
+@click.pass_context
 def race_command(
+    context: click.Context,
     pid: int | None,
     arch_name: str,
     seconds: float,
     readers: int,
     faulters: int,
     policies: tuple[str, ...],
+    soak_seconds: float | None,
+    seed: int | None,
     as_json: bool,
     page: TextIO | None,
 ) -> None:
@@ -64,7 +78,16 @@ def race_command(
     Reader threads translate real mapped addresses and check every answer, fault threads map and unmap, and a collapser
     collapses, splits and retracts 2 MiB regions, under each locking policy in turn on the same work. The exit status is
     1 when a translation was wrong.
+
+    A soak rotates formats, policies and knobs, beside threads that come and go, forks and signals. It stops at the
+    first wrong answer, crash or hang, with the command that repeats the round, and then exits with 1.
     """
+    if soak_seconds is not None:
+        _refuse_others(context, {"soak_seconds", "seed", "policies", "as_json"}, "--soak")
+        _soak(soak_seconds, seed, policies, as_json)
+        return
+    if seed is not None:
+        raise click.UsageError("--seed belongs to --soak")
     settings = race.Settings(seconds, readers, faulters, policies or race.POLICIES)
     try:
         race.check(settings)
@@ -194,6 +217,36 @@ def lab_command(
         _write(page, lab_page.render(told, result), "page")
     if (result.kind or "proved") != scenario.expected:
         sys.exit(NOT_AS_EXPECTED)
+
+
+def _refuse_others(context: click.Context, known: set[str], option: str) -> None:
+    """Refuse options that were given and mean nothing beside another."""
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if parameter.name not in known and source is not ParameterSource.DEFAULT:
+            raise click.UsageError(f"{parameter.opts[0]} means nothing with {option}")
+
+
+def _soak(seconds: float, seed: int | None, policies: tuple[str, ...], as_json: bool) -> None:
+    """Soak with a bar on standard error."""
+    columns = TextColumn("{task.description:36}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task("", total=seconds)
+
+        def tick(what: str, passed: float) -> None:
+            progress.update(bar, description=what, advance=passed)
+
+        first = random.randrange(1 << 32) if seed is None else seed
+        result = soak.run(seconds, first, policies or race.POLICIES, tick)
+    result["command_line"] = "ptl " + " ".join(sys.argv[1:])
+    if as_json:
+        click.echo(json.dumps(result))
+    else:
+        from ptl.show import soak_text
+
+        Console().print(soak_text.render(result))
+    if result["wrong"] is not None:
+        sys.exit(WRONG_TRANSLATION)
 
 
 def _write(file: TextIO, text: str, what: str) -> None:

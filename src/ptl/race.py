@@ -67,6 +67,7 @@ class Settings:
     readers: int = 1
     faulters: int = 1
     policies: Sequence[str] = POLICIES
+    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +152,7 @@ def run(
     field = divide(proc.lay_out(image, arch), settings.faulters)
     policies: dict[str, Any] = {}
     for policy in settings.policies:
-        kinds = {kind: _run_one(field, settings, policy, kind, tick) for kind in KINDS}
+        kinds = {kind: run_one(field, settings, policy, kind, tick) for kind in KINDS}
         both = _merge([kinds["file"], kinds["anonymous"]])
         both["wrong_translations"] = sum(numbers["wrong_translations"] for numbers in kinds.values())
         policies[policy] = {"kernel_path": KERNEL_PATHS[policy], **both, "kinds": kinds}
@@ -200,23 +201,39 @@ def check(settings: Settings) -> None:
         raise RaceError(f"policies must be different ones of {', '.join(POLICIES)}, not {', '.join(settings.policies)}")
 
 
-def _run_one(
-    field: Field, settings: Settings, policy: str, kind: str, tick: Callable[[str, float], None] | None
+def run_one(
+    field: Field,
+    settings: Settings,
+    policy: str,
+    kind: str,
+    tick: Callable[[str, float], None] | None = None,
+    beside: Callable[[PageTable, threading.Event], Sequence[Callable[[], None]]] | None = None,
 ) -> dict[str, Any]:
-    """One policy and one kind of collapse on a table of its own."""
+    """One policy and one kind of collapse on a table of its own, and what it came to.
+
+    beside: makes more work for that table, a thread for each piece, which ends when the event is set.
+    """
     arch = field.layout.arch
     domain = EpochDomain()
     frames = Frames(min(8 << 30, 1 << arch.table_bits), domain=domain)
     table = PageTable(arch, frames=frames)
     course = _lay_course(field, table, policy)
-    readers = [_race.Runner(course, 1 + number) for number in range(settings.readers)]
-    faulters = [_race.Runner(course, 1001 + number) for number in range(settings.faulters)]
-    collapsers = [] if kind == "idle" else [_race.Runner(course, 2001)]
+    over = threading.Event()
+    seed = settings.seed << 12
+    readers = [_race.Runner(course, seed + 1 + number) for number in range(settings.readers)]
+    faulters = [_race.Runner(course, seed + 1001 + number) for number in range(settings.faulters)]
+    collapsers = [] if kind == "idle" else [_race.Runner(course, seed + 2001)]
     share = len(field.faulting) // len(faulters)
     work: list[Callable[[], None]] = [runner.read for runner in readers]
     work += [partial(runner.fault, number * share, share) for number, runner in enumerate(faulters)]
     work += [partial(runner.collapse, kind) for runner in collapsers]
-    elapsed = _race_for(settings.seconds / len(KINDS), work, course, f"{policy}, {kind}", tick)
+    work += beside(table, over) if beside is not None else []
+
+    def stop() -> None:
+        course.stop()
+        over.set()
+
+    elapsed = _race_for(settings.seconds / len(KINDS), work, stop, f"{policy}, {kind}", tick)
     if any(runner.failures for runner in faulters):
         raise RaceError(f"{policy}, {kind}: a fault thread could not map or unmap a page of its own")
     table.check()
@@ -262,11 +279,11 @@ def _lay_course(field: Field, table: PageTable, policy: str) -> _race.Course:
 def _race_for(
     seconds: float,
     work: Sequence[Callable[[], None]],
-    course: _race.Course,
+    stop: Callable[[], None],
     what: str,
     tick: Callable[[str, float], None] | None,
 ) -> float:
-    """Run every piece of work in a thread of its own until the time is over, and return how long it took."""
+    """Run every piece of work in a thread of its own until the time is over, then stop it; return how long it took."""
     failures: list[BaseException] = []
     start, finish = threading.Barrier(len(work) + 1), threading.Event()
 
@@ -290,7 +307,7 @@ def _race_for(
                 tick(what, now - last)
             last = now
     finally:
-        course.stop()
+        stop()
         for thread in threads:
             thread.join()
     if failures:

@@ -16,6 +16,8 @@ from ptl.mm.policy import ReadWriteLock, Turnstile
 
 from .conftest import new_space
 
+pytestmark = pytest.mark.under_stress
+
 
 def run_together(*jobs: Callable[[], None]) -> None:
     """Run each job in a thread of its own, all begun at once; raises the first error of any."""

@@ -55,10 +55,10 @@
         uint##bits##_t *p, uint##bits##_t *expected, uint##bits##_t desired, const char *site)                        \
     {                                                                                                                 \
         if (ptl_is_stepping()) {                                                                                      \
-            uint##bits##_t asked = *expected;                                                                         \
-            *expected = (uint##bits##_t)ptl_step(                                                                     \
-                PTL_COMPARE_EXCHANGE, bits, PTL_ACQUIRE_RELEASE, p, desired, asked, site);                            \
-            return *expected == asked;                                                                                \
+            uint64_t found = *expected;                                                                               \
+            int done = ptl_step_compare_exchange(bits, p, &found, desired, site);                                     \
+            *expected = (uint##bits##_t)found;                                                                        \
+            return done;                                                                                              \
         }                                                                                                             \
         return __atomic_compare_exchange_n(p, expected, desired, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);              \
     }                                                                                                                 \
@@ -75,7 +75,7 @@
             return (uint##bits##_t)ptl_step(PTL_ADD, bits, PTL_ACQUIRE_RELEASE, p, value, 0, site);                   \
         return __atomic_fetch_add(p, value, __ATOMIC_ACQ_REL);                                                        \
     }                                                                                                                 \
-    /* For a walk and for entering a section: whose table or domain is in a lab takes another way there. */           \
+    /* For a walk and for entering a section: in a lab, and under stress, there is another way. */           \
     static inline uint##bits##_t ptl_load_acquire_unhooked_##bits(const uint##bits##_t *p)                            \
     {                                                                                                                 \
         return __atomic_load_n(p, __ATOMIC_ACQUIRE);                                                                  \
@@ -153,10 +153,10 @@ static inline void *ptl_exchange_pointer_at(void **p, void *value, const char *s
 static inline int ptl_compare_exchange_pointer_at(void **p, void **expected, void *desired, const char *site)
 {
     if (ptl_is_stepping()) {
-        void *asked = *expected;
-        *expected = (void *)(uintptr_t)ptl_step(
-            PTL_COMPARE_EXCHANGE, PTL_POINTER_BITS, PTL_ACQUIRE_RELEASE, p, (uintptr_t)desired, (uintptr_t)asked, site);
-        return *expected == asked;
+        uint64_t found = (uintptr_t)*expected;
+        int done = ptl_step_compare_exchange(PTL_POINTER_BITS, p, &found, (uintptr_t)desired, site);
+        *expected = (void *)(uintptr_t)found;
+        return done;
     }
     return __atomic_compare_exchange_n(p, expected, desired, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
 }
@@ -234,10 +234,10 @@ static inline void ptl_prefetch(const void *p)
 }
 
 /* The same address, of which the compiler does not know how it came about: it must not change the order of the additions. */
-static inline const void *ptl_as_computed(const void *p)
+static inline uint64_t ptl_as_computed(uint64_t address)
 {
-    __asm__("" : "+r"(p));
-    return p;
+    __asm__("" : "+r"(address));
+    return address;
 }
 
 static inline void ptl_pause(void)

@@ -35,7 +35,11 @@ cdef enum Change:
 cdef inline int entry_change(
     Record *me, const LevelFormat *format, char *slot, uint64_t *expected, uint64_t desired
 ) noexcept nogil:
-    """Compare-exchange that respects the freeze (N2), inside a section; *expected is what was found."""
+    """Compare-exchange that respects the freeze (N2), inside a section; *expected is what was found.
+
+    A failure is an answer only when it found another value.
+    """
+    cdef uint64_t asked = expected[0]
     if is_frozen(format, expected[0]):
         return FROZEN
     if format.shadow.offset:
@@ -43,8 +47,11 @@ cdef inline int entry_change(
     if is_faulty(CHANGE_IN_TWO_STEPS) and entry_load(slot, format) == expected[0]:
         entry_exchange(slot, desired, format)
         return CHANGED
-    if entry_compare_exchange(slot, expected, desired, format):
-        return CHANGED
+    while expected[0] == asked:
+        if entry_compare_exchange(slot, expected, desired, format):
+            return CHANGED
+        if is_faulty(FAILURE_TAKEN_FOR_AN_ANSWER):
+            break
     if is_faulty(CHANGE_IGNORES_THE_FREEZE) and is_frozen(format, expected[0]):
         return CHANGED if entry_compare_exchange(slot, expected, desired, format) else OTHER_VALUE
     return FROZEN if is_frozen(format, expected[0]) else OTHER_VALUE
@@ -54,19 +61,22 @@ cdef int entry_change_shadowed(
     Record *me, const LevelFormat *format, char *slot, uint64_t *expected, uint64_t desired
 ) noexcept nogil:
     """As entry_change, where hardware reads a shadow (N5)."""
-    cdef uint64_t frozen = expected[0] | frozen_bit(format, expected[0])
+    cdef uint64_t asked = expected[0], frozen = asked | frozen_bit(format, asked)
     cdef bint is_inside = load_own_64(&me.critical) != 0        # a fork must not find it frozen
-    cdef int change = CHANGED
+    cdef int change = OTHER_VALUE
     if not is_inside:
         critical_enter(me)
-    if entry_compare_exchange(slot, expected, desired if is_faulty(SHADOW_AFTER_THE_ENTRY) else frozen, format):
+    while change == OTHER_VALUE and expected[0] == asked:
+        if entry_compare_exchange(slot, expected, desired if is_faulty(SHADOW_AFTER_THE_ENTRY) else frozen, format):
+            change = CHANGED
+    if change == CHANGED:
         if is_faulty(SHADOW_AFTER_THE_ENTRY):
             sleep_ns(20_000_000)
             shadow_store(slot, desired, format)
         else:
             entry_exchange(slot, desired, format)
-    else:
-        change = FROZEN if is_frozen(format, expected[0]) else OTHER_VALUE
+    elif is_frozen(format, expected[0]):
+        change = FROZEN
     if not is_inside:
         critical_leave(me)
     return change

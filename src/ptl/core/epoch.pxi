@@ -55,7 +55,7 @@ cdef struct Record:
 cdef enum Barrier:              # between the store of a section's word and the first load inside: whose it is
     BY_READER = 0
     BY_RECLAIMER = 1            # its membarrier
-    BY_RECLAIMER_IN_LAB = 2     # the same, and every access is a step
+    BY_RECLAIMER_IN_STEPS = 2   # the same, and every access is a step: in a lab, under stress
 
 cdef struct Domain:
     uint64_t epoch
@@ -87,7 +87,6 @@ cdef Domain *domains[PTL_DOMAINS]
 cdef uint32_t domains_lock = 0
 cdef uint32_t owners = 0                # how many times a thread has taken a record, in whatever domain
 cdef bint has_membarrier = False
-cdef uint64_t first_epoch = EPOCH_STEP
 cdef pthread_key_t thread_exit_key
 
 
@@ -115,7 +114,7 @@ cdef inline void section_enter(Record *me) noexcept nogil:
 
 
 cdef void section_enter_by_steps(Record *me) noexcept nogil:
-    """The same with a barrier of its own, or in a lab with either barrier."""
+    """The same with a barrier of its own, or with either barrier where every access is a step."""
     cdef uint64_t word = load_own_64(&me.section)
     if word & DEPTH_MASK and not is_faulty(DEPTH_IGNORED):
         if is_faulty(NESTED_ENTRY_RENEWS_THE_EPOCH):
@@ -452,11 +451,9 @@ cdef void fork_in_child() noexcept nogil:
 cdef int epoch_start() except -1:
     """Once, when the module is loaded.
 
-    PTL_MEMBARRIER=0 tests the barrier that systems without membarrier need; PTL_STRESS=1 lets the epoch wrap soon.
+    PTL_MEMBARRIER=0 tests the barrier that systems without membarrier need.
     """
-    global has_membarrier, first_epoch
-    if os.environ.get("PTL_STRESS", "0") != "0":
-        first_epoch = <uint64_t> -16 * EPOCH_STEP
+    global has_membarrier
     has_membarrier = os.environ.get("PTL_MEMBARRIER", "1") != "0" and membarrier_register()
     if pthread_key_create(&thread_exit_key, thread_exit):
         raise MemoryError("no thread-specific key left for ptl")
@@ -500,6 +497,8 @@ cdef class EpochDomain:
         cdef uint64_t batch = as_count(batch_tables, "batch_tables")
         if batch < 1:
             raise ValueError("batch_tables must be at least 1")
+        if batch == BATCH_TABLES and is_under_stress():
+            batch = STRESS_BATCH_TABLES
         self.domain = domain_claim()
         if self.domain is NULL:
             gc.collect()            # a domain that nobody has any more may still have its number
@@ -652,6 +651,15 @@ cdef bint synchronize_once(Domain *domain, uint64_t target) noexcept nogil:
 
 
 cdef inline void domain_reset(Domain *domain) noexcept nogil:
+    """Begin anew: nobody is inside, and nothing is in limbo, whose stamp could be compared with another epoch (E4)."""
+    cdef Record *record = <Record *> domain.records
+    domain.epoch = domain.safe = <uint64_t> -16 * EPOCH_STEP if is_under_stress() else EPOCH_STEP
+    domain.barrier = BY_READER
+    if has_membarrier:
+        domain.barrier = BY_RECLAIMER_IN_STEPS if is_under_stress() else BY_RECLAIMER
+    while record is not NULL:
+        record.seen = record.reported = 0
+        record = record.next
     domain.retired = domain.retired_bytes = domain.attempted = domain.attempted_bytes = 0
     domain.freed = domain.freed_bytes = domain.limbo_max = domain.grace_periods = 0
 
@@ -667,10 +675,8 @@ cdef Domain *domain_claim() except? NULL:
                 if posix_memalign(<void **> &domain, 128, sizeof(Domain)) == 0:
                     memset(domain, 0, sizeof(Domain))
                     domain.number = number
-                    domain.epoch = first_epoch
-                    domain.safe = first_epoch
-                    domain.barrier = BY_RECLAIMER if has_membarrier else BY_READER
                     domain.in_use = 1
+                    domain_reset(domain)
                     domains[number] = domain
                 break
             if load_acquire_32(&domains[number].in_use) == 0:

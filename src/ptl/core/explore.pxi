@@ -537,7 +537,7 @@ cdef class Model:
         self.is_tso = memory == "tso"
         lab.is_inside = locks == "inside"
         lab.has_membarrier = barrier == "membarrier"
-        self.barrier = BY_READER if barrier == "each section" else BY_RECLAIMER_IN_LAB
+        self.barrier = BY_READER if barrier == "each section" else BY_RECLAIMER_IN_STEPS
         lab.running = -1
         lab.is_checked = True
         world = &lab.world

@@ -59,6 +59,7 @@ cdef enum Fault:
     # entries
     CHANGE_IGNORES_THE_FREEZE
     CHANGE_IN_TWO_STEPS
+    FAILURE_TAKEN_FOR_AN_ANSWER
     RETRACT_FREEZES_NOTHING
     COLLAPSE_FREEZES_NOTHING
     RANGE_FREEZES_NOTHING
@@ -161,6 +162,7 @@ FAULTS = {
     # entries
     "change ignores the freeze": CHANGE_IGNORES_THE_FREEZE,
     "change in two steps": CHANGE_IN_TWO_STEPS,
+    "failure taken for an answer": FAILURE_TAKEN_FOR_AN_ANSWER,
     "retract freezes nothing": RETRACT_FREEZES_NOTHING,
     "collapse freezes nothing": COLLAPSE_FREEZES_NOTHING,
     "range freezes nothing": RANGE_FREEZES_NOTHING,

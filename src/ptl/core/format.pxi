@@ -32,7 +32,7 @@ cdef enum Shape:            # how an entry lies in memory
     NATIVE_32 = 1
     SWAPPED_64 = 2
     SWAPPED_32 = 3
-    MIXED = 4               # each level its own, one of them odd (is_odd), or in a lab: the walk looks it up
+    MIXED = 4               # each level its own, one of them odd (is_odd), or in a lab, under stress: the walk looks it up
     REGULAR_64 = 5          # NATIVE_64 in tables of 512, pages of 4 KiB, addresses as they are: constants for the compiler
 
 cdef struct Choice:         # bits that say some of the attributes together
@@ -164,7 +164,7 @@ cdef inline uint64_t load_shaped(char *slot, uint32_t shape) noexcept nogil:
 
 
 cdef inline uint64_t load_unhooked(char *slot, uint32_t shape) noexcept nogil:
-    """As load_shaped, for a walk whose tree is in no lab."""
+    """As load_shaped, for a walk whose tree is in no lab and under no stress."""
     if is_faulty(ENTRY_READ_IN_HALVES) and shape == NATIVE_64:
         return load_in_halves(<uint32_t *> slot)
     if shape == NATIVE_64:

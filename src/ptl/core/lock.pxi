@@ -22,14 +22,18 @@ cdef enum:
 
 
 cdef inline bint lock_try(uint32_t *word, uint32_t owner) noexcept nogil:
-    cdef uint32_t free = 0
+    cdef uint32_t seen
     if is_faulty(LOCK_IN_TWO_STEPS):
         if load_relaxed_32(word):
             return False
         store_relaxed_32(word, owner << 1)
         return True
     # Acquire, partner: the exchange in lock_release. What the last holder wrote is visible to the next.
-    return load_relaxed_32(word) == 0 and compare_exchange_32(word, &free, owner << 1)
+    seen = load_relaxed_32(word)
+    while seen == 0:            # a failure is an answer only when it says who holds the lock
+        if compare_exchange_32(word, &seen, owner << 1):
+            return True
+    return False
 
 
 cdef inline uint32_t lock_owner(uint32_t *word) noexcept nogil:

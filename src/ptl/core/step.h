@@ -1,19 +1,23 @@
 /* SPDX-License-Identifier: MIT
  *
- * The step hook: where a lab takes over, one access to shared memory at a time.
+ * The step hook: where a lab takes over, one access to shared memory at a time; or stress.
  *
  *     atomic.h, system.h:  is anybody stepping? --no--> the access itself
  *                                  |
  *                                 yes, this thread ------> ptl_stepper decides when, does it, and tells what was found
+ *                                  |
+ *                                 yes, another ----------> under stress a delay; the access itself
  *
  * S1  Off, a hook is one load of a word that nobody writes, and one branch that is never taken.
- * S2  ptl_stepping counts the labs that are at work in this process; only a thread with a ptl_stepper is driven, every
- *     other does what it would have done.
+ * S2  ptl_stepping counts the labs that are at work in this process, and stress (stress.h); only a thread with a
+ *     ptl_stepper is driven, every other does what it would have done, in the same order.
  * S3  The stepper does the access itself, so it may also do it later (a store buffer), or leave it out (a mutant).
  * S4  Counters that only statistics read are no steps: nobody decides anything by them.
  */
 #ifndef PTL_STEP_H
 #define PTL_STEP_H
+
+#include "stress.h"
 
 #include <stdint.h>
 
@@ -65,6 +69,14 @@ static inline void ptl_set_stepper(void (*stepper)(struct ptl_step *), void *lab
     ptl_lab = lab;
 }
 
+/* From now on, with what is drawn from that seed; or, with 0, no longer. */
+static inline void ptl_put_under_stress(uint64_t seed)
+{
+    uint64_t before = __atomic_exchange_n(&ptl_stress_seed, seed, __ATOMIC_RELAXED);
+    __atomic_store_n(&ptl_stress_threads, 0, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&ptl_stepping, (seed != 0) - (before != 0), __ATOMIC_RELAXED);
+}
+
 static inline void *ptl_the_lab(void)
 {
     return ptl_lab;
@@ -79,29 +91,50 @@ static inline int ptl_is_stepping(void)
 #endif
 }
 
+/* The access of a step, in the strongest order or its own; returns what was there before. In the strongest a store is an
+ * exchange, for it tells that too. */
 #define PTL_PERFORM(bits)                                                                                             \
-    static inline void ptl_perform_##bits(struct ptl_step *step)                                                      \
+    static inline uint64_t ptl_perform_##bits(const struct ptl_step *step, int strongest)                             \
     {                                                                                                                 \
-        uint##bits##_t *p = (uint##bits##_t *)step->address, found = (uint##bits##_t)step->expected;                  \
+        uint##bits##_t *p = (uint##bits##_t *)step->address, value = (uint##bits##_t)step->value;                     \
+        uint##bits##_t found = (uint##bits##_t)step->expected;                                                        \
+        int is_relaxed = step->order == PTL_RELAXED;                                                                  \
+        strongest |= step->order == PTL_FULL;                                                                         \
         switch (step->kind) {                                                                                         \
         case PTL_LOAD_OWN:                                                                                            \
         case PTL_LOAD:                                                                                                \
-            found = __atomic_load_n(p, __ATOMIC_SEQ_CST);                                                             \
-            break;                                                                                                    \
-        case PTL_STORE: /* a store that tells what it overwrote */                                                    \
+            return strongest  ? __atomic_load_n(p, __ATOMIC_SEQ_CST)                                                  \
+                   : is_relaxed ? __atomic_load_n(p, __ATOMIC_RELAXED)                                                \
+                                : __atomic_load_n(p, __ATOMIC_ACQUIRE);                                               \
+        case PTL_STORE:                                                                                               \
+            if (strongest)                                                                                            \
+                return __atomic_exchange_n(p, value, __ATOMIC_SEQ_CST);                                               \
+            if (is_relaxed)                                                                                           \
+                __atomic_store_n(p, value, __ATOMIC_RELAXED);                                                         \
+            else                                                                                                      \
+                __atomic_store_n(p, value, __ATOMIC_RELEASE);                                                         \
+            return 0;                                                                                                 \
         case PTL_EXCHANGE:                                                                                            \
-            found = __atomic_exchange_n(p, (uint##bits##_t)step->value, __ATOMIC_SEQ_CST);                            \
-            break;                                                                                                    \
+            return strongest ? __atomic_exchange_n(p, value, __ATOMIC_SEQ_CST)                                        \
+                             : __atomic_exchange_n(p, value, __ATOMIC_ACQ_REL);                                       \
         case PTL_COMPARE_EXCHANGE:                                                                                    \
-            __atomic_compare_exchange_n(                                                                              \
-                p, &found, (uint##bits##_t)step->value, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);                       \
-            break;                                                                                                    \
+            if (strongest)                                                                                            \
+                __atomic_compare_exchange_n(p, &found, value, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);                 \
+            else                                                                                                      \
+                __atomic_compare_exchange_n(p, &found, value, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);                 \
+            return found;                                                                                             \
         case PTL_ADD_OWN:                                                                                             \
+            if (!strongest) {                                                                                         \
+                __atomic_store_n(p, __atomic_load_n(p, __ATOMIC_RELAXED) + value, __ATOMIC_RELEASE);                  \
+                return 0;                                                                                             \
+            }                                                                                                         \
+            return __atomic_fetch_add(p, value, __ATOMIC_SEQ_CST);                                                    \
         case PTL_ADD:                                                                                                 \
-            found = __atomic_fetch_add(p, (uint##bits##_t)step->value, __ATOMIC_SEQ_CST);                             \
-            break;                                                                                                    \
+            return strongest  ? __atomic_fetch_add(p, value, __ATOMIC_SEQ_CST)                                        \
+                   : is_relaxed ? __atomic_fetch_add(p, value, __ATOMIC_RELAXED)                                      \
+                                : __atomic_fetch_add(p, value, __ATOMIC_ACQ_REL);                                     \
         }                                                                                                             \
-        step->found = found;                                                                                          \
+        return found;                                                                                                 \
     }
 
 PTL_PERFORM(32)
@@ -110,10 +143,15 @@ PTL_PERFORM(64)
 /* The access of a step, in the strongest order. */
 static inline void ptl_perform(struct ptl_step *step)
 {
-    if (step->bits == 32)
-        ptl_perform_32(step);
-    else
-        ptl_perform_64(step);
+    step->found = step->bits == 32 ? ptl_perform_32(step, 1) : ptl_perform_64(step, 1);
+}
+
+/* The access of a step of a thread that no lab drives, in its own order. */
+static inline void ptl_perform_undriven(struct ptl_step *step)
+{
+    if (ptl_is_under_stress())
+        ptl_stress_delay();
+    step->found = step->bits == 32 ? ptl_perform_32(step, 0) : ptl_perform_64(step, 0);
 }
 
 /* Never inlined: what is off should not be in the way of what is on. */
@@ -125,8 +163,21 @@ static __attribute__((noinline, cold, unused)) uint64_t ptl_step(
     if (ptl_stepper)
         ptl_stepper(&step);
     else
-        ptl_perform(&step);
+        ptl_perform_undriven(&step);
     return step.found;
+}
+
+/* Whether it was done; *expected is what was found, also when it failed for nothing. */
+static __attribute__((noinline, cold, unused)) int ptl_step_compare_exchange(
+    uint32_t bits, const void *address, uint64_t *expected, uint64_t desired, const char *site)
+{
+    uint64_t asked = *expected;
+    if (!ptl_stepper && ptl_is_under_stress() && ptl_stress_fails()) {
+        *expected = ptl_step(PTL_LOAD, bits, PTL_ACQUIRE, address, 0, 0, site);
+        return 0;
+    }
+    *expected = ptl_step(PTL_COMPARE_EXCHANGE, bits, PTL_ACQUIRE_RELEASE, address, desired, asked, site);
+    return *expected == asked;
 }
 
 /* For what is not one access: whether the lab has done it, so that the caller must not. */
@@ -134,8 +185,11 @@ static __attribute__((noinline, cold, unused)) int ptl_step_taken(
     uint32_t kind, const void *address, uint64_t value, const char *site)
 {
     struct ptl_step step = {kind, 32, PTL_FULL, (void *)address, value, 0, 0, site};
-    if (!ptl_stepper)
+    if (!ptl_stepper) {
+        if (ptl_is_under_stress())
+            ptl_stress_delay();
         return 0;
+    }
     ptl_stepper(&step);
     return step.found != 0;
 }

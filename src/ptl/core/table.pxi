@@ -152,6 +152,8 @@ cdef class PageTable:
         if tree is NULL:
             raise MemoryError("no memory for a page table")
         format_read(&tree.format, arch)
+        if is_under_stress() and stress_draw() & 1:
+            tree.format.shape = MIXED
         tree.arch = <void *> arch
         if frames is None:
             self.own_frames = True
@@ -167,7 +169,7 @@ cdef class PageTable:
         tree.domain = memory.domain.domain
         tree.memory = memory.memory
         tree.base = memory.block.base
-        tree.memory_less_base = memory.memory - tree.base
+        tree.memory_less_base = <uint64_t> <uintptr_t> memory.memory - tree.base
         for level in range(1, tree.format.levels + 1):
             bytes = tree.format.level[level].table_bytes
             if bytes > memory.block.bytes:

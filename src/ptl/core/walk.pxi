@@ -31,7 +31,7 @@ cdef struct Tree:
     uint64_t base
     uint64_t root                   # offset of the root table in the block
     char *top                       # where the root table is
-    char *memory_less_base          # and a physical address: where that is
+    uint64_t memory_less_base       # and a physical address: where that is
     uint64_t limit[LEVELS + 1]      # the last offset at which a table of this level fits (W2)
     Table *nothing[LEVELS + 1]      # the table of this level that empty slots name, where the format has them name one
     uint32_t order[LEVELS + 1]      # of frames a table of this level takes
@@ -147,8 +147,8 @@ cdef inline bint names_table(Tree *tree, uint32_t number, uint64_t raw) noexcept
 
 cdef inline char *regular_slot(Tree *tree, uint32_t number, uint64_t raw, uint64_t va) noexcept nogil:
     """The slot of an address in the table of that level that an entry names: one addition after the entry is known."""
-    cdef char *slot_less_pa = slot_in(&tree.format.level[number], number, tree.memory_less_base, va, REGULAR_64)
-    return <char *> as_computed(slot_less_pa) + (raw & tree.format.level[number + 1].address_mask)
+    cdef uint64_t slot_less_pa = as_computed(tree.memory_less_base + ((va >> (3 + 9 * number) & 511) << 3))
+    return <char *> (slot_less_pa + (raw & tree.format.level[number + 1].address_mask))
 
 
 cdef inline uint32_t descend_regular(Tree *tree, uint64_t va, char **slot, uint64_t *raw) noexcept nogil:

@@ -345,6 +345,11 @@ _ALL: Final = (
         MAP_BESIDE_RETRACT,
     ),
     Mutant("change in two steps", "a compare-exchange is a load, a comparison and a store (N1)", TWO_EXCHANGES),
+    Mutant(
+        "failure taken for an answer",
+        "a compare-exchange that failed for nothing, as a weak one may, is not made again",
+        test="test_stress.py::test_a_compare_exchange_that_fails_for_nothing_is_made_again",
+    ),
     Mutant("retract freezes nothing", "retract looks at the entries, and freezes none (T3)", MAP_BESIDE_RETRACT),
     Mutant("collapse freezes nothing", "collapse freezes no entry (T3)", EXCHANGE_BESIDE_COLLAPSE),
     Mutant("range freezes nothing", "a range freezes no entry (R3)", RANGE_BESIDE_WRITER),
