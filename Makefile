@@ -18,18 +18,21 @@ models: .venv-test/done      ## every state of the protocols' models, by Spin, a
 	.venv-test/bin/pip install --quiet --group proof
 	.venv-test/bin/python -m pytest --numprocesses=auto -m exhaustive tests/models tests/proof $(PYTEST_ARGS)
 
-# The interpreter is not instrumented, so the sanitizer's library is loaded before it, at addresses that do not vary.
-THREADS := tests/test_threads.py tests/test_epochs.py tests/test_handles.py tests/test_shootdown.py tests/test_frames.py
-UNDER = setarch -R env LD_PRELOAD="$(foreach library,$(1),$(shell $(CC) -print-file-name=$(library)))" PTL_STRESS=1
+# The interpreter is not instrumented, so the sanitizer's library is loaded before it, at addresses that do not vary. The
+# tests with threads run as anywhere, under stress; of those that take longest, one format of each shape is enough.
+UNDER = setarch -R env LD_PRELOAD="$(foreach library,$(1),$(shell $(CC) -print-file-name=$(library)))"
+THREADS := sanitizers stress threads epochs handles shootdown frames fork
+SANITIZED = -m pytest --capture=sys $(THREADS:%=tests/test_%.py) $(PYTEST_ARGS) \
+	-k "not everybody or not batches and (x86_64 or i386-reused or riscv or sparc32 or tiny)"
 
 test-tsan: .venv-tsan/done   ## the tests with threads, under ThreadSanitizer
 	$(call UNDER,libtsan.so) TSAN_OPTIONS="halt_on_error=1 die_after_fork=0 exitcode=66" \
-		.venv-tsan/bin/python -m pytest --capture=sys $(THREADS) $(PYTEST_ARGS)
+		.venv-tsan/bin/python $(SANITIZED)
 
 test-asan: .venv-asan/done   ## the same under Address- and UndefinedBehaviorSanitizer, free tables forbidden, leaks at exit
 	$(call UNDER,libasan.so libubsan.so) UBSAN_OPTIONS="halt_on_error=1 print_stacktrace=1" \
 		ASAN_OPTIONS="detect_leaks=1 malloc_context_size=2" LSAN_OPTIONS="suppressions=tests/leaks-of-python.txt" \
-		.venv-asan/bin/python -m pytest --capture=sys $(THREADS) $(PYTEST_ARGS)
+		.venv-asan/bin/python $(SANITIZED)
 
 bench: .venv-bench/done      ## the benchmark suite: ptl beside its peers; tables, and bench.html
 	.venv-bench/bin/ptl bench --html bench.html $(BENCH_ARGS)

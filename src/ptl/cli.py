@@ -176,8 +176,13 @@ def bench_command(quick: bool, parts: tuple[str, ...], as_json: bool, page: Text
 @click.argument("name", required=False, metavar="SCENARIO")
 @click.option("--list", "as_list", is_flag=True, help="List the scenarios.")
 @click.option("--schedule", help="Tell this schedule, such as a2b5a, instead of the shortest that fails.")
-@click.option("--pct", type=click.IntRange(min=1), metavar="N", help="Run N random schedules instead of every one.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the random schedules.")
+@click.option(
+    "--pct",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Run N random schedules instead of every one; without a scenario, of random operations of four threads.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of what is random.")
 @click.option(
     "--html", "page", type=click.File("w", encoding="utf-8", lazy=False), help="Write a page to step through."
 )
@@ -193,6 +198,9 @@ def lab_command(
     from ptl.lab import story
     from ptl.show import lab_text
 
+    if name is None and pct is not None and not as_list:
+        _sample_mixes(pct, seed)
+        return
     if as_list or name is None:
         Console().print(lab_text.catalogue(lab.SCENARIOS, lab.WAITING))
         return
@@ -216,6 +224,24 @@ def lab_command(
 
         _write(page, lab_page.render(told, result), "page")
     if (result.kind or "proved") != scenario.expected:
+        sys.exit(NOT_AS_EXPECTED)
+
+
+def _sample_mixes(schedules: int, seed: int) -> None:
+    """Sample mixes on every core, with a bar on standard error; tell the one that went wrong."""
+    from ptl.lab import mixes, story
+    from ptl.show import lab_text
+
+    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task("random schedules", total=schedules)
+        tally = mixes.run(schedules, seed, lambda more: progress.update(bar, advance=more))
+    if tally.failed is not None:
+        mix, result = tally.failed
+        Console().print(lab_text.render(story.tell(mix, result.schedule or ""), result))
+        click.echo(f"repeat it with: ptl lab --pct {mixes.SCHEDULES} --seed {mix.name.removeprefix('mix-')}")
+    click.echo(tally)
+    if tally.failed is not None:
         sys.exit(NOT_AS_EXPECTED)
 
 
