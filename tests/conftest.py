@@ -42,6 +42,7 @@ def _stress(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     _core.put_under_stress(0)
 
+
 ROOT = Path(__file__).parent.parent
 
 

@@ -7,6 +7,7 @@ without a fault it passes, with its fault it must not. docs/mutants.md keeps the
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -103,6 +104,21 @@ def test_with_its_fault_a_guard_fails(faulty: Path, fault: str) -> None:
     failed = done.returncode == 1 and " failed" in done.stdout
     crashed = done.returncode < 0
     assert failed or crashed, f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
+
+
+def test_a_soak_stops_at_a_fault_and_tells_how_to_have_it_again(faulty: Path) -> None:
+    """Here each of readers and collapser is right by itself, and together they are not."""
+    environment = {**os.environ, "PYTHONPATH": str(faulty), "PTL_FAULT": "busy taken for an answer"}
+
+    def run(*command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    done = run(sys.executable, "-m", "ptl", "race", "--soak", "120", "--seed", "1", "--policy", "epoch", "--json")
+    assert done.returncode == 1, done.stdout + done.stderr
+    wrong = json.loads(done.stdout)["wrong"]
+    assert "wrong" in wrong["what"] or "mapped all the time" in wrong["what"]
+    again = (run("sh", "-c", wrong["command_line"]) for _ in range(20))
+    assert any(each.returncode == 1 and "WrongAnswer" in each.stderr for each in again)
 
 
 def test_other_builds_have_no_faults() -> None:

@@ -658,7 +658,7 @@ cdef inline void domain_reset(Domain *domain) noexcept nogil:
     if has_membarrier:
         domain.barrier = BY_RECLAIMER_IN_STEPS if is_under_stress() else BY_RECLAIMER
     while record is not NULL:
-        record.seen = record.reported = 0
+        record.seen = record.seen_since_ns = 0
         record = record.next
     domain.retired = domain.retired_bytes = domain.attempted = domain.attempted_bytes = 0
     domain.freed = domain.freed_bytes = domain.limbo_max = domain.grace_periods = 0
