@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import ClassVar
 
-from mmu import Access, Mode
+from mmu import FAULT, Access, Mode, Verdict
 
 from qemu.core import Core
 
@@ -16,6 +16,13 @@ class Refilled(Core):
     sets = ""
     traps_first_access: ClassVar[bool] = True
     """Whether a page that is not marked accessed traps. Elsewhere the handler marks it, and the TLB does not mind."""
+    run_sizes: ClassVar[tuple[int, ...]] = ()
+    """The sizes of runs that its TLB knows."""
+
+    def translate_from(self, filled: int, va: int, access: Access) -> Verdict:
+        """Where an access to an address goes with what the handler finds for another."""
+        self._fill(filled)
+        return self.physical(va) if self._execute(va, access) else FAULT
 
     def permits(self, flags: str, access: Access) -> bool:
         granted = set(flags)

@@ -48,6 +48,7 @@ class Sh4(Refilled):
     )
     shares_ram = False
     traps_first_access = False
+    run_sizes = (64 << 10, 1 << 20)
     value_register = "r9"
     instruction_bytes = 2
     code = (

@@ -44,6 +44,7 @@ class Sparc64(Refilled):
     }
     pa_bits = 41
     shares_ram = False
+    run_sizes = (64 << 10, 512 << 10, 4 << 20)
     value_register = "r3"
     TL, TBA = 7, 5
     TAG_ACCESS = 0x30

@@ -81,6 +81,25 @@ def test_loads_and_stores_reach_the_frame(machine):
     assert core.load(va + 7) is FAULT
 
 
+@pytest.mark.parametrize("machine", [name for name, core in REFILLED.items() if core.run_sizes], indirect=True)
+def test_any_entry_of_a_run_is_all_of_its_page(machine):
+    """The one that the TLB was filled with lets through every address of the page, to its frame, and none beside it."""
+    rng = random.Random(8)
+    core, pt = machine.core(Mode.USER), machine.pt
+    assert set(core.run_sizes) <= set(machine.arch.run_sizes)
+    for size in core.run_sizes:
+        for va in islice((va for va in places(machine, rng, size) if va >> 23), 10):
+            pa = rng.randrange(1 << machine.pa_bits) & -size
+            pt.map(va, pa, size, "rwuad", page_size=size, replace=True)
+            last = va + size - 1
+            for filled, used in ((va, last), (last, va), rng.choices(range(va, last), k=2)):
+                assert core.translate_from(filled, used, Access.READ) == pt.translate(used) == pa + used - va
+            assert core.translate_from(va, va ^ size, Access.READ) is FAULT
+            assert pt.split(va + size // 2)
+            assert core.translate_from(va, last, Access.READ) is FAULT
+            pt.unmap(va, size)
+
+
 @pytest.mark.parametrize("machine", [name for name, core in REFILLED.items() if core.traps_first_access], indirect=True)
 def test_a_first_access_traps_and_what_software_then_writes_does_not(machine):
     core, arch, pt = machine.core(Mode.SUPERVISOR), machine.arch, machine.pt
