@@ -137,7 +137,7 @@ def test_the_list_for_programs() -> None:
     assert tuple(listed) == NAMES
     assert listed["x86_64"]["page_sizes"] == [1 << 12, 1 << 21, 1 << 30]
     assert listed["x86_64"]["run_sizes"] == []
-    assert listed["arm64_4k"]["run_sizes"] == [64 << 10, 32 << 20]
+    assert listed["arm64_4k"]["run_sizes"] == [64 << 10, 32 << 20, 16 << 30]
     assert listed["x86_64"]["verified_by"] == ["Unicorn", "QEMU"]
     assert json.loads(run("i386", "--json").output) == listed["i386"]
 

@@ -161,7 +161,7 @@ def map_at_random(machine: Machine, rng: random.Random, count: int) -> list[tupl
     runs: list[tuple[int, int]] = []
     for _ in range(count):
         sizes = (*arch.page_sizes, *machine.run_sizes)
-        weights = (*(60, 30, 1)[: len(arch.page_sizes)], *(30, 1)[: len(machine.run_sizes)])
+        weights = (*(60, 30, 1)[: len(arch.page_sizes)], *(30, 1, 1)[: len(machine.run_sizes)])
         size = rng.choices(sizes, weights)[0]
         beyond = sum(rng.choice(runs)) if runs and rng.random() < 0.3 else rng.randrange(1 << arch.va_bits)
         va = arch.canonical(beyond & -size)

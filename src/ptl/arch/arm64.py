@@ -33,6 +33,7 @@ which a TLB may keep as one page:
     pages of      4 KiB              16 KiB              64 KiB
     level 1       16 are 64 KiB      128 are 2 MiB       32 are 2 MiB
     level 2       16 are 32 MiB      32 are 1 GiB        32 are 16 GiB
+    level 3       16 are 16 GiB      -                   -
 
 Who executes is one choice with U: a page of the user is executed by the user, any other by the kernel. A page that both
 may execute (XN and PX 0) counts as the user's. A kernel's page that the user may execute, and not read, which
@@ -146,7 +147,7 @@ def _arch(
     )
 
 
-_PTE, _PMD, _PUD = _level("PTE", 12, 9, 12, 16), _level("PMD", 21, 9, 12, 16), _level("PUD", 30, 9, 12)
+_PTE, _PMD, _PUD = _level("PTE", 12, 9, 12, 16), _level("PMD", 21, 9, 12, 16), _level("PUD", 30, 9, 12, 16)
 
 ARCHITECTURES = (
     _arch("arm64_4k", "Arm, 64-bit, 4 KiB pages", 48, _PTE, _PMD, _PUD, _level("PGD", 39, 9, 12, leaf=False)),
@@ -157,7 +158,7 @@ ARCHITECTURES = (
         52,
         _level("PTE", 12, 9, 12, 16, wide=True),
         _level("PMD", 21, 9, 12, 16, wide=True),
-        _level("PUD", 30, 9, 12, wide=True),
+        _level("PUD", 30, 9, 12, 16, wide=True),
         _level("P4D", 39, 9, 12, wide=True, leaf=False),
         _level("PGD", 48, 4, 12, wide=True, leaf=False),
         pa_bits=52,

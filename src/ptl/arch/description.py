@@ -434,7 +434,7 @@ class Arch:
 
         >>> import ptl.arch
         >>> ptl.arch.get("arm64_4k").run_sizes
-        (65536, 33554432)
+        (65536, 33554432, 17179869184)
         """
         return tuple(sorted(level.run_bytes(run) for level in self.layout for run in level.runs))
 
