@@ -205,8 +205,8 @@ cdef inline uint64_t sweep_plain(
 ) noexcept nogil:
     """Find va and raw of leaves by themselves, as long as there is nothing else but holes, and room."""
     # Copies: the compiler must not fear that what is found changes the format.
-    cdef uint64_t page = span(level), leaf_mask = level.leaf_mask, leaf_value = level.leaf_value
-    cdef uint64_t run_any = level.run_any, empty = level.empty, empty_mask = level.empty_mask
+    cdef uint64_t page = span(level), empty = level.empty, empty_mask = level.empty_mask
+    cdef uint64_t lone_mask = level.leaf_mask | level.run_any, lone_value = level.leaf_value | level.run_alone
     cdef uint64_t width = <uint64_t> 1 << level.entry_shift
     cdef bint has_more = level.leaf_has_more
     cdef uint64_t *vas = found.va
@@ -215,7 +215,7 @@ cdef inline uint64_t sweep_plain(
     cdef char *slot = at[0]
     while count < room:
         raw = slot_load(level, slot, shape)
-        if raw & leaf_mask == leaf_value and raw & run_any == 0 and (not has_more or grants(level, raw)):
+        if raw & lone_mask == lone_value and (not has_more or grants(level, raw)):
             vas[count] = va
             raws[count] = raw
             count += 1
