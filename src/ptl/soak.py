@@ -33,7 +33,7 @@ from functools import partial
 from typing import Any
 
 from ptl import arch, proc, race
-from ptl._core import PageFault, PageTable, put_under_stress
+from ptl._core import PageFault, PageTable, PteMap, put_under_stress
 from ptl._version import __version__
 
 ROUND_SECONDS = 2.0
@@ -174,9 +174,9 @@ def _come_and_go(field: race.Field, table: PageTable, over: threading.Event) -> 
     """Threads that begin, look, and end, and leave a table pinned to this one."""
     while not over.is_set():
         failures: list[BaseException] = []
-        left = []
+        left: list[PteMap | None] = []
 
-        def live(failures: list[BaseException] = failures, left: list[Any] = left) -> None:
+        def live(failures: list[BaseException] = failures, left: list[PteMap | None] = left) -> None:
             try:
                 _look(field, table)
                 left.append(table.pte_map(field.collapsing[0][0]))
@@ -199,8 +199,9 @@ def _come_and_go(field: race.Field, table: PageTable, over: threading.Event) -> 
 def _must_be_one_run(field: race.Field, raws: Sequence[int]) -> None:
     """A table of a region that is collapsed maps frames that follow one another, also after it has left the tree."""
     form = field.layout.arch
-    addresses = [form.decode(raw & ~form.level(1).word.frozen_bit(raw)).pa for raw in raws]
-    if addresses != list(range(addresses[0], addresses[0] + len(raws) * form.page_sizes[0], form.page_sizes[0])):
+    leaves = [form.decode(raw & ~form.level(1).word.frozen_bit(raw)).pa for raw in raws]
+    page = form.page_sizes[0]
+    if leaves[0] is None or leaves != [leaves[0] + n * page for n in range(len(raws))]:
         raise WrongAnswer("a table that was pinned maps frames that do not follow one another")
 
 

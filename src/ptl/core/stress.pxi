@@ -16,7 +16,7 @@ cdef enum:
 
 
 def put_under_stress(seed, /):
-    """Put the process under stress, with what is drawn from that seed; with 0, end it. Nothing else may use the core meanwhile.
+    """Put the process under stress, with what is drawn from that seed; with 0, end it. Nothing else may use the core now.
 
     Real threads do not repeat themselves: a seed brings back the draws of each thread, and not their order.
     """
