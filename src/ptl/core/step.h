@@ -91,50 +91,29 @@ static inline int ptl_is_stepping(void)
 #endif
 }
 
-/* The access of a step, in the strongest order or its own; returns what was there before. In the strongest a store is an
- * exchange, for it tells that too. */
 #define PTL_PERFORM(bits)                                                                                             \
-    static inline uint64_t ptl_perform_##bits(const struct ptl_step *step, int strongest)                             \
+    static inline void ptl_perform_##bits(struct ptl_step *step)                                                      \
     {                                                                                                                 \
-        uint##bits##_t *p = (uint##bits##_t *)step->address, value = (uint##bits##_t)step->value;                     \
-        uint##bits##_t found = (uint##bits##_t)step->expected;                                                        \
-        int is_relaxed = step->order == PTL_RELAXED;                                                                  \
-        strongest |= step->order == PTL_FULL;                                                                         \
+        uint##bits##_t *p = (uint##bits##_t *)step->address, found = (uint##bits##_t)step->expected;                  \
         switch (step->kind) {                                                                                         \
         case PTL_LOAD_OWN:                                                                                            \
         case PTL_LOAD:                                                                                                \
-            return strongest  ? __atomic_load_n(p, __ATOMIC_SEQ_CST)                                                  \
-                   : is_relaxed ? __atomic_load_n(p, __ATOMIC_RELAXED)                                                \
-                                : __atomic_load_n(p, __ATOMIC_ACQUIRE);                                               \
-        case PTL_STORE:                                                                                               \
-            if (strongest)                                                                                            \
-                return __atomic_exchange_n(p, value, __ATOMIC_SEQ_CST);                                               \
-            if (is_relaxed)                                                                                           \
-                __atomic_store_n(p, value, __ATOMIC_RELAXED);                                                         \
-            else                                                                                                      \
-                __atomic_store_n(p, value, __ATOMIC_RELEASE);                                                         \
-            return 0;                                                                                                 \
+            found = __atomic_load_n(p, __ATOMIC_SEQ_CST);                                                             \
+            break;                                                                                                    \
+        case PTL_STORE: /* a store that tells what it overwrote */                                                    \
         case PTL_EXCHANGE:                                                                                            \
-            return strongest ? __atomic_exchange_n(p, value, __ATOMIC_SEQ_CST)                                        \
-                             : __atomic_exchange_n(p, value, __ATOMIC_ACQ_REL);                                       \
+            found = __atomic_exchange_n(p, (uint##bits##_t)step->value, __ATOMIC_SEQ_CST);                            \
+            break;                                                                                                    \
         case PTL_COMPARE_EXCHANGE:                                                                                    \
-            if (strongest)                                                                                            \
-                __atomic_compare_exchange_n(p, &found, value, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);                 \
-            else                                                                                                      \
-                __atomic_compare_exchange_n(p, &found, value, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);                 \
-            return found;                                                                                             \
+            __atomic_compare_exchange_n(                                                                              \
+                p, &found, (uint##bits##_t)step->value, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);                       \
+            break;                                                                                                    \
         case PTL_ADD_OWN:                                                                                             \
-            if (!strongest) {                                                                                         \
-                __atomic_store_n(p, __atomic_load_n(p, __ATOMIC_RELAXED) + value, __ATOMIC_RELEASE);                  \
-                return 0;                                                                                             \
-            }                                                                                                         \
-            return __atomic_fetch_add(p, value, __ATOMIC_SEQ_CST);                                                    \
         case PTL_ADD:                                                                                                 \
-            return strongest  ? __atomic_fetch_add(p, value, __ATOMIC_SEQ_CST)                                        \
-                   : is_relaxed ? __atomic_fetch_add(p, value, __ATOMIC_RELAXED)                                      \
-                                : __atomic_fetch_add(p, value, __ATOMIC_ACQ_REL);                                     \
+            found = __atomic_fetch_add(p, (uint##bits##_t)step->value, __ATOMIC_SEQ_CST);                             \
+            break;                                                                                                    \
         }                                                                                                             \
-        return found;                                                                                                 \
+        step->found = found;                                                                                          \
     }
 
 PTL_PERFORM(32)
@@ -143,15 +122,56 @@ PTL_PERFORM(64)
 /* The access of a step, in the strongest order. */
 static inline void ptl_perform(struct ptl_step *step)
 {
-    step->found = step->bits == 32 ? ptl_perform_32(step, 1) : ptl_perform_64(step, 1);
+    if (step->bits == 32)
+        ptl_perform_32(step);
+    else
+        ptl_perform_64(step);
 }
 
-/* The access of a step of a thread that no lab drives, in its own order. */
-static inline void ptl_perform_undriven(struct ptl_step *step)
+#define PTL_ACCESS(bits)                                                                                              \
+    static inline uint##bits##_t ptl_access_##bits(const struct ptl_step *step)                                       \
+    {                                                                                                                 \
+        uint##bits##_t *p = (uint##bits##_t *)step->address, value = (uint##bits##_t)step->value;                     \
+        uint##bits##_t found = (uint##bits##_t)step->expected;                                                        \
+        switch (step->kind) {                                                                                         \
+        case PTL_LOAD_OWN:                                                                                            \
+        case PTL_LOAD:                                                                                                \
+            if (step->order == PTL_RELAXED)                                                                           \
+                return __atomic_load_n(p, __ATOMIC_RELAXED);                                                          \
+            return __atomic_load_n(p, __ATOMIC_ACQUIRE);                                                              \
+        case PTL_STORE:                                                                                               \
+            if (step->order == PTL_RELAXED)                                                                           \
+                __atomic_store_n(p, value, __ATOMIC_RELAXED);                                                         \
+            else                                                                                                      \
+                __atomic_store_n(p, value, __ATOMIC_RELEASE);                                                         \
+            break;                                                                                                    \
+        case PTL_EXCHANGE:                                                                                            \
+            if (step->order == PTL_FULL)                                                                              \
+                return __atomic_exchange_n(p, value, __ATOMIC_SEQ_CST);                                               \
+            return __atomic_exchange_n(p, value, __ATOMIC_ACQ_REL);                                                   \
+        case PTL_COMPARE_EXCHANGE:                                                                                    \
+            __atomic_compare_exchange_n(p, &found, value, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);                     \
+            break;                                                                                                    \
+        case PTL_ADD:                                                                                                 \
+            if (step->order == PTL_RELAXED)                                                                           \
+                return __atomic_fetch_add(p, value, __ATOMIC_RELAXED);                                                \
+            return __atomic_fetch_add(p, value, __ATOMIC_ACQ_REL);                                                    \
+        case PTL_ADD_OWN:                                                                                             \
+            __atomic_store_n(p, __atomic_load_n(p, __ATOMIC_RELAXED) + value, __ATOMIC_RELEASE);                      \
+            break;                                                                                                    \
+        }                                                                                                             \
+        return found;                                                                                                 \
+    }
+
+PTL_ACCESS(32)
+PTL_ACCESS(64)
+
+/* The access of a step of a thread that no lab drives, in its own order (S2). */
+static inline void ptl_access(struct ptl_step *step)
 {
     if (ptl_is_under_stress())
         ptl_stress_delay();
-    step->found = step->bits == 32 ? ptl_perform_32(step, 0) : ptl_perform_64(step, 0);
+    step->found = step->bits == 32 ? ptl_access_32(step) : ptl_access_64(step);
 }
 
 /* Never inlined: what is off should not be in the way of what is on. */
@@ -163,7 +183,7 @@ static __attribute__((noinline, cold, unused)) uint64_t ptl_step(
     if (ptl_stepper)
         ptl_stepper(&step);
     else
-        ptl_perform_undriven(&step);
+        ptl_access(&step);
     return step.found;
 }
 
