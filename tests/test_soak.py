@@ -9,8 +9,10 @@ import json
 import os
 import signal
 import subprocess
+import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -69,8 +71,11 @@ def test_a_wrong_answer_is_seen_by_who_comes_and_goes() -> None:
     field = soak._field(this)
     placed = field.pages[-1]
 
-    def spoil(table: ptl.PageTable, over: object) -> list[Any]:
-        return [lambda: table.map(placed.va, 0, placed.length, replace=True), *soak._companions(field, table, over)]
+    def spoil(table: ptl.PageTable, over: threading.Event) -> list[Callable[[], None]]:
+        return [
+            lambda: table.map(placed.va, 0, placed.length, replace=True),
+            partial(soak._come_and_go, field, table, over),
+        ]
 
     settings = race.Settings(3.0, faulters=1)
     with pytest.raises(soak.WrongAnswer, match=rf"va {placed.va + placed.length - 1:#x} is not translated"):

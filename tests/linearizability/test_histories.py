@@ -15,8 +15,6 @@ from specification import UNMAPPED, Call, Operation, Region, Result, begins_with
 
 import ptl
 
-pytestmark = pytest.mark.under_stress
-
 RUNS = [0x10_0000, 0x20_0000]
 PAGES = 4
 REGION = Region(ptl.arch.get("tiny"), RUNS, PAGES)
