@@ -247,12 +247,15 @@ def _signals() -> Iterator[None]:
 
 
 def _interrupt(field: race.Field, table: PageTable, over: threading.Event) -> None:
-    """Signals to any thread, wherever it is; by the system's number, for it may have ended since it was looked up."""
-    libc = ctypes.CDLL(None)
+    """Signals to each thread, wherever it is, by the system's number: it may have ended since it was looked up."""
+    tgkill = getattr(ctypes.CDLL(None), "tgkill", None)
     while not over.wait(SIGNAL_PAUSE_SECONDS):
+        if tgkill is None:  # to whichever thread the system chooses
+            os.kill(os.getpid(), signal.SIGURG)
+            continue
         for thread in threading.enumerate():
             if thread.native_id is not None:
-                libc.tgkill(os.getpid(), thread.native_id, signal.SIGURG)
+                tgkill(os.getpid(), thread.native_id, signal.SIGURG)
 
 
 def main(arguments: Sequence[str]) -> int:
