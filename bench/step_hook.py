@@ -5,7 +5,9 @@
 Builds both into a temporary directory (two minutes), loads both into this process, and walks the same addresses in turn
 through each, from C: `ptl_walk`, one walk, and `ptl_translate`, which enters a section around it. What is printed is
 the median of the ratios of neighbouring runs, in thread time. Functions are aligned in both builds: where a loop
-happens to begin moves these numbers by several per cent, more than the hook does. Needs `ptl` to be importable.
+happens to begin moves these numbers by several per cent, more than the hook does. What clocks cannot tell, callgrind
+counts, where there is a valgrind: the instructions of one walk, the loop around it included. Needs `ptl` to be
+importable.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ import ctypes
 import importlib.util
 import os
 import random
+import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -27,6 +31,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 VA, PA, PAGE = 0x7F00_0000_0000, 0x1_0000_0000, 4096
 ADDRESSES, ROUNDS, PAIRS = 4096, 40, 61
+FUNCTIONS = ("ptl_walk", "ptl_translate")
 LOOP = """
 #include <stdint.h>
 uint64_t loop(uint64_t (*walk)(void *, uint64_t), void *tree, const uint64_t *vas, uint64_t count, uint64_t rounds)
@@ -82,12 +87,55 @@ class Subject:
         # `tree` is the first field of a PageTable (_core.pxd).
         self.tree = ctypes.c_void_p.from_address(id(self.table) + object.__basicsize__).value
 
+    def run(self, loop: Any, function: str, vas: array[int], rounds: int) -> None:
+        """Call a function of the C level with each address, so many times over."""
+        walk = address_of(self.module, function)
+        loop(ctypes.c_void_p(walk), ctypes.c_void_p(self.tree), vas.buffer_info()[0], len(vas), rounds)
+
     def ns(self, loop: Any, function: str, vas: array[int]) -> float:
         """Thread time of one call."""
-        walk = address_of(self.module, function)
         begun = time.thread_time_ns()
-        loop(ctypes.c_void_p(walk), ctypes.c_void_p(self.tree), vas.buffer_info()[0], len(vas), ROUNDS)
+        self.run(loop, function, vas, ROUNDS)
         return (time.thread_time_ns() - begun) / (len(vas) * ROUNDS)
+
+
+def addresses(pages: int) -> array[int]:
+    """Random ones of so many pages."""
+    rng = random.Random(1)
+    return array("Q", [VA + rng.randrange(pages) * PAGE for _ in range(ADDRESSES)])
+
+
+def load_loop(path: Path) -> Any:
+    """The loop, compiled."""
+    loop = ctypes.CDLL(str(path)).loop
+    loop.restype = ctypes.c_uint64
+    loop.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_uint64] * 2
+    return loop
+
+
+def instructions(loop: Path, core: Path, function: str) -> float:
+    """Of one walk, and the loop's around it: what more rounds take more, in processes of their own."""
+    totals = []
+    for rounds in (1, 1 + ROUNDS):
+        done = subprocess.run(
+            (
+                *("valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"),
+                *(sys.executable, __file__, str(loop), str(core), function, str(rounds)),
+            ),
+            env=os.environ | {"PYTHONHASHSEED": "0"},
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        collected = re.search(r"Collected : (\d+)", done.stderr)
+        assert collected is not None, done.stderr
+        totals.append(int(collected[1]))
+    return (totals[1] - totals[0]) / (ROUNDS * ADDRESSES)
+
+
+def counted(loop: Path, core: Path, function: str, rounds: int) -> None:
+    """What `instructions` counts."""
+    Subject(load(core, "counted"), 512).run(load_loop(loop), function, addresses(512), rounds)
 
 
 def main() -> None:
@@ -95,16 +143,23 @@ def main() -> None:
         scratch = Path(name)
         (scratch / "loop.c").write_text(LOOP)
         subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", scratch / "loop.so", scratch / "loop.c"], check=True)
-        loop = ctypes.CDLL(str(scratch / "loop.so")).loop
-        loop.restype = ctypes.c_uint64
-        loop.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_uint64] * 2
-        without = load(build(scratch / "without", PTL_UNSTEPPED="1"), "without")
-        hooked = load(build(scratch / "hooked"), "hooked")
+        cores = build(scratch / "without", PTL_UNSTEPPED="1"), build(scratch / "hooked")
+        time_both(load_loop(scratch / "loop.so"), *cores)
+        if shutil.which("valgrind") is None:
+            print("instructions are counted where there is a valgrind")
+            return
+        for function in FUNCTIONS:
+            without, hooked = (instructions(scratch / "loop.so", core, function) for core in cores)
+            print(f"   512 pages  {function:14} {without:5.1f} instructions; with the hook {hooked - without:+.1f}")
+
+
+def time_both(loop: Any, without: Path, hooked: Path) -> None:
+    """In this process, in turn."""
+    modules = load(without, "without"), load(hooked, "hooked")
     for pages in (512, 65536):
-        rng = random.Random(1)
-        vas = array("Q", [VA + rng.randrange(pages) * PAGE for _ in range(ADDRESSES)])
-        subjects = Subject(without, pages), Subject(hooked, pages)
-        for function in ("ptl_walk", "ptl_translate"):
+        vas = addresses(pages)
+        subjects = Subject(modules[0], pages), Subject(modules[1], pages)
+        for function in FUNCTIONS:
             ratios, times = [], []
             for turn in range(PAIRS + 2):
                 order = subjects if turn % 2 else subjects[::-1]
@@ -119,4 +174,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:]:
+        counted(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]))
+    else:
+        main()

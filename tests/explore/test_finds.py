@@ -183,6 +183,28 @@ def test_what_a_lab_cannot_drive_is_refused(threads: list[list[tuple[str, int]]]
         Model(pt, threads, **options)
 
 
+def test_only_tlbs_that_are_attached_to_nothing_can_be_attached_and_four_cpus_are_the_most() -> None:
+    pt = ptl.PageTable("tiny", frames=ptl.Frames(2048, frame_bytes=32, domain=ptl.EpochDomain()))
+    tlbs = [ptl.tlb.Tlb() for _ in range(5)]
+    with pytest.raises(ValueError, match="at most 4 CPUs"):
+        Model(pt, [[("translate", 0)]], unattached=tlbs)
+    tlbs[0].attach(pt)
+    with pytest.raises(ValueError, match="at most 4 CPUs"):
+        Model(pt, [[("translate", 0)]], unattached=tlbs[1:])
+    with pytest.raises(ValueError, match="attached to nothing"):
+        Model(pt, [[("translate", 0)]], unattached=tlbs[:1])
+
+
+def test_a_cpu_may_touch_from_its_attachment_on() -> None:
+    """In every order it sees the page or not; and the TLB that a replay has filled is empty again for the next."""
+    laboratory = lab.Laboratory([[op.attach(), op.touch(0)], [op.unmap(0)]], setup=one_page, unattached=1)
+    assert laboratory.explore().verdict == "proved"
+    assert laboratory.model.replay([0], None) is None
+    assert laboratory.model.results()[0] == [0, OLD]
+    assert laboratory.model.replay([1], None) is None
+    assert laboratory.model.results()[0] == [0, ptl.UNMAPPED]
+
+
 def test_what_judges_raise_is_raised_and_leaves_no_lab_behind() -> None:
     laboratory = lab.Laboratory([[op.unmap(0)], [op.collapse(0)]], setup=all_pages)
 
