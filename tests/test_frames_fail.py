@@ -121,6 +121,8 @@ def map_and_lock(bench: Bench, name: str) -> None:
 CHANGES: dict[str, tuple[Change, Change, Callable[[Bench], bool]]] = {
     "a table more": (nothing, lambda b: ptl.PageTable(b.arch, frames=b.frames), any_format),
     "a page": (nothing, lambda b: b.pt.map(0, 0), any_format),
+    "a page by its key": (nothing, lambda b: b.pt.__setitem__(0, (0, "rw")), any_format),
+    "a page unless it is there": (nothing, lambda b: b.pt.setdefault(0, (0, "rw")), any_format),
     "pages of two tables": (nothing, lambda b: b.map_small(b.leaf_table - b.page, 2 * b.page), any_format),
     "all pages of a table": (nothing, full_table, any_format),
     "a huge leaf": (nothing, huge_leaf, with_huge),
