@@ -173,9 +173,9 @@ def test_who_is_missing_is_named(tmp_path: Any) -> None:
     """Without a compiler, and without the Python peers, the suite measures what is left."""
     program = (
         "import json, sys\n"
-        "for name in ('numpy', 'BTrees', 'cereggii', 'unicorn', 'volatility3'): sys.modules[name] = None\n"
+        f"for name in {[name.split('.')[0] for name in peers.MODULES]}: sys.modules[name] = None\n"
         "from ptl import bench\nimport test_bench_suite as t\n"
-        "r = bench.run(t.TINY, ['batch', 'single', 'ranges', 'reclamation', 'scaling', 'curves'])\n"
+        "r = bench.run(t.TINY, ['batch', 'single', 'ranges', 'iteration', 'reclamation', 'scaling', 'curves'])\n"
         "print(json.dumps({'missing': [m['name'] for m in r['missing']],\n"
         "    'sides': sorted({n for f in r['findings'] for n in f['costs']})}))"
     )

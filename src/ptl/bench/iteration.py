@@ -6,6 +6,7 @@ from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from ptl._core import PageTable
@@ -76,16 +77,16 @@ def _objects(size: Size) -> Contest:
             Target(ITEMS, TREE, "at least"),
             Target(KEYS, SORTED, "at least"),
         ],
-        note="A leaf is one object with both addresses, size, flags and bits; an item of QQBTree three, two integers and "
-        "their pair. irange makes none: its keys are objects all the time.",
+        note="A leaf is one object, with both addresses, size, flags and bits; an item of QQBTree is three: a pair of "
+        "integers. irange makes none: its keys are objects all the time.",
         check=lambda: agree(answers),
     )
 
 
-def _merge(pairs: Iterable[tuple[int, int]]) -> list[int]:
+def _merge(mapping: Any) -> list[int]:
     """Where each run of pages that continue one another begins: what a user of a map writes."""
     starts, expected = [], (-1, -1)
-    for va, pa in pairs:
+    for va, pa in mapping.items():
         if (va, pa) != expected:
             starts.append(va)
         expected = va + PAGE, pa + PAGE
@@ -102,8 +103,8 @@ def _runs(size: Size) -> Contest:
     answers: dict[str, list[int]] = {"ptl": [run.va for run in table.runs()]}
     peers = []
     for name, mapping in _peers(pairs):
-        answers[name] = _merge(mapping.items())
-        peers.append(Side(f"{name}, a loop", lambda mapping=mapping: _merge(mapping.items()), count))
+        answers[name] = _merge(mapping)
+        peers.append(Side(f"{name}, a loop", partial(_merge, mapping), count))
     return Contest(
         key="iterate-runs",
         group=GROUP,

@@ -107,10 +107,8 @@ cdef class LeafIterator:
             if self.kind == YIELD_ITEMS:
                 return self.room.va[i], self.leaf(i)
             if self.kind == YIELD_EXTENTS:
-                return Extent(
-                    self.room.va[i], self.room.pa[i], self.room.size[i], FLAG_TEXT[self.room.attributes[i]]
-                )
-            return Gap(self.room.va[i], self.room.size[i])
+                return extent_of(self.room.va[i], self.room.pa[i], self.room.size[i], self.room.attributes[i])
+            return gap_of(self.room.va[i], self.room.size[i])
 
     cdef inline Leaf leaf(self, uint64_t i):
         return leaf_of(

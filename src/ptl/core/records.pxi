@@ -126,6 +126,22 @@ cdef inline Leaf leaf_of(
     return leaf
 
 
+cdef inline Extent extent_of(uint64_t va, uint64_t pa, uint64_t length, uint32_t attributes):
+    cdef Extent extent = Extent.__new__(Extent)
+    extent.va = va
+    extent.pa = pa
+    extent.length = length
+    extent.flags = <str> FLAG_TEXT[attributes]
+    return extent
+
+
+cdef inline Gap gap_of(uint64_t va, uint64_t length):
+    cdef Gap gap = Gap.__new__(Gap)
+    gap.va = va
+    gap.length = length
+    return gap
+
+
 cdef object leaf_record(Tree *tree, uint32_t level, uint64_t va, uint64_t raw, uint32_t used):
     """The Leaf that the entry of va is, of a table of that level, with what its run has `used` besides; or None."""
     cdef const LevelFormat *format = &tree.format.level[level]

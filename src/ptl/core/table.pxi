@@ -385,7 +385,7 @@ cdef class PageTable:
             return default
 
     def update(self, other=(), /):
-        """Store each leaf of a mapping, or of pairs of an address and a leaf, one after another, as `pt[va] = leaf` does."""
+        """Store each leaf of a mapping, or of pairs of an address and a leaf, one by one, as `pt[va] = leaf` does."""
         for va, leaf in other.items() if hasattr(other, "items") else other:
             self[va] = leaf
 
