@@ -36,6 +36,24 @@ def wrong_arguments(pt: ptl.PageTable) -> None:
         pass
 
 
+def as_a_mapping(pt: ptl.PageTable) -> None:
+    assert_type(pt[0x1000], ptl.Leaf)
+    assert_type(pt[0x1000:], ptl.LeafRange)
+    assert_type(list(pt), list[int])
+    assert_type(list(pt[:].values()), list[ptl.Leaf])
+    assert_type(list(pt.items()), list[tuple[int, ptl.Leaf]])
+    assert_type(pt.get(0x1000), ptl.Leaf | None)
+    assert_type(pt.pop(0x1000, "none"), ptl.Leaf | str)
+    assert_type(list(pt.runs(0x1000)), list[ptl.Run])
+    assert_type(list(pt.gaps()), list[ptl.Gap])
+    assert_type(pt.find_gap(0x1000, lo=0x1000), int)
+    assert_type(pt.export(out=(bytearray(8), None, None, None, None, None)), ptl.Leaves)
+    pt[0x1000] = 0x2000, "r"
+    pt[0x2000] = pt[0x1000]
+    pt[0x1000] = 0x2000  # type: ignore[assignment]
+    pt["0x1000"]  # type: ignore[call-overload]
+
+
 def records(pt: ptl.PageTable) -> None:
     if (leaf := pt.lookup(0x1000)) is not None:
         assert_type((leaf.pa, leaf.flags), tuple[int, str])
