@@ -27,15 +27,14 @@ cdef struct Room:               # for what is found
     uint8_t level[FOUND_AHEAD]
 
 
-cdef inline void room_give(Sweep *sweep, Room *room, bint keys_alone) noexcept nogil:
+cdef inline void room_give(Sweep *sweep, Room *room) noexcept nogil:
     sweep.found.va = room.va
+    sweep.found.pa = room.pa
+    sweep.found.size = room.size
+    sweep.found.attributes = room.attributes
+    sweep.found.level = room.level
     sweep.found.raw = room.raw
     sweep.found.room = FOUND_AHEAD
-    if not keys_alone:
-        sweep.found.pa = room.pa
-        sweep.found.size = room.size
-        sweep.found.attributes = room.attributes
-        sweep.found.level = room.level
 
 
 cdef inline void room_keep_last(Sweep *sweep, Room *room) noexcept nogil:
@@ -142,7 +141,7 @@ cdef object iterator_of(PageTable pt, object lo, object hi, int kind):
     iterator.pt = pt
     iterator.kind = kind
     sweep_range(pt, lo, hi, SWEEP_KINDS[kind], &iterator.sweep)
-    room_give(&iterator.sweep, &iterator.room, kind == YIELD_KEYS)
+    room_give(&iterator.sweep, &iterator.room)
     return iterator
 
 
@@ -169,7 +168,7 @@ cdef uint64_t count_leaves(PageTable pt, object lo, object hi, uint64_t enough) 
     cdef uint64_t count = 0
     cdef bint patient = True
     sweep_range(pt, lo, hi, SWEEP_LEAVES, &sweep)
-    room_give(&sweep, &room, True)
+    room_give(&sweep, &room)
     with nogil:
         while patient and not sweep.is_over and count < enough:
             patient = sweep_all(&sweep)
@@ -272,7 +271,7 @@ cdef object find_gap(PageTable pt, object length, object align, object lo, objec
     if granule < page or granule & (granule - 1):
         raise AddressError(f"align {granule:#x} must be a power of two, and at least the page size {page:#x}")
     sweep_range(pt, lo, hi, SWEEP_GAPS, &sweep)
-    room_give(&sweep, &room, False)
+    room_give(&sweep, &room)
     sweep.wanted = bytes
     sweep.granule = granule
     with nogil:
@@ -369,13 +368,14 @@ cdef uint64_t columns_fill(Sweep *sweep, list columns, uint64_t count) except? 0
     """Fill columns after the first `count` elements, without the GIL; returns how many are filled then."""
     cdef Py_buffer buffers[COLUMNS]
     cdef char *starts[COLUMNS]
-    cdef char *spare = NULL                         # for va and raw when nobody wants them
+    cdef uint64_t steps[COLUMNS]                    # how far apart elements are; 0 for a column that nobody wants
+    cdef char *spare = NULL                         # which all those share: it stays in a cache
     cdef uint64_t room = UNMAPPED_RAW, length
     cdef bint patient = True
     cdef int held = 0, i
     try:
         for i, column in enumerate(columns):
-            starts[i] = NULL
+            steps[i] = 0
             if column is None:
                 continue
             if COLUMN_TYPES[i] == "Q":
@@ -384,26 +384,28 @@ cdef uint64_t columns_fill(Sweep *sweep, list columns, uint64_t count) except? 0
                 get_bytes(column, &buffers[held])
             held += 1
             starts[i] = <char *> buffers[held - 1].buf
-            length = buffers[held - 1].len // buffers[held - 1].itemsize
+            steps[i] = buffers[held - 1].itemsize
+            length = buffers[held - 1].len // steps[i]
             if room != UNMAPPED_RAW and room != length:
                 raise ValueError(f"the columns of out have room for {room} leaves, and for {length}")
             room = length
         if held == 0:
             raise ValueError("out has no column to fill")
-        if starts[0] is NULL or starts[5] is NULL:
-            spare = <char *> calloc(2 * ROOM_AT_ONCE, 8)
+        if held < COLUMNS:
+            spare = <char *> calloc(ROOM_AT_ONCE, 8)
             if spare is NULL:
                 raise MemoryError("no memory for columns that are not wanted")
+        for i in range(COLUMNS):
+            if steps[i] == 0:
+                starts[i] = spare
         with nogil:
             while patient and not sweep.is_over and count < room:
-                sweep.found.va = <uint64_t *> (spare if starts[0] is NULL else starts[0] + 8 * count)
-                sweep.found.pa = <uint64_t *> column_from(starts[1], 8 * count)
-                sweep.found.size = <uint64_t *> column_from(starts[2], 8 * count)
-                sweep.found.attributes = <uint8_t *> column_from(starts[3], count)
-                sweep.found.level = <uint8_t *> column_from(starts[4], count)
-                sweep.found.raw = <uint64_t *> (
-                    spare + 8 * ROOM_AT_ONCE if starts[5] is NULL else starts[5] + 8 * count
-                )
+                sweep.found.va = <uint64_t *> (starts[0] + count * steps[0])
+                sweep.found.pa = <uint64_t *> (starts[1] + count * steps[1])
+                sweep.found.size = <uint64_t *> (starts[2] + count * steps[2])
+                sweep.found.attributes = <uint8_t *> (starts[3] + count * steps[3])
+                sweep.found.level = <uint8_t *> (starts[4] + count * steps[4])
+                sweep.found.raw = <uint64_t *> (starts[5] + count * steps[5])
                 sweep.found.room = min(room - count, <uint64_t> ROOM_AT_ONCE)
                 sweep.found.count = 0
                 sweep.is_full = False
@@ -416,10 +418,6 @@ cdef uint64_t columns_fill(Sweep *sweep, list columns, uint64_t count) except? 0
     if not patient:
         raise livelock(sweep.next, &sweep.busy)
     return count
-
-
-cdef inline char *column_from(char *start, uint64_t offset) noexcept nogil:
-    return NULL if start is NULL else start + offset
 
 
 cdef int get_bytes(object target, Py_buffer *buffer) except -1:

@@ -31,13 +31,13 @@ cdef enum SweepKind:
     SWEEP_EXTENTS = 1           # leaves that continue each other, in both kinds of addresses, with the same attributes
     SWEEP_GAPS = 2              # where nothing is, software's own neither
 
-cdef struct Columns:            # what was found, in room of the caller's
+cdef struct Columns:            # what was found, in room of the caller's; of gaps, va and size alone
     uint64_t *va
-    uint64_t *raw               # these two of every leaf; the others, of leaves, may be NULL
     uint64_t *pa
     uint64_t *size
     uint8_t *attributes
     uint8_t *level
+    uint64_t *raw
     uint64_t room
     uint64_t count
 
@@ -75,76 +75,26 @@ cdef inline void sweep_go_on(Sweep *sweep, uint64_t va) noexcept nogil:
 
 # -- what is found ----------------------------------------------------------------------------------------------------
 
-cdef bint found_leaf(
+cdef inline bint found_leaf(
     Columns *found, int kind, uint64_t va, uint64_t pa, uint64_t size, uint32_t attributes, uint32_t level, uint64_t raw
 ) noexcept nogil:
     """Add a leaf, or a part of one; False when there is no room."""
     cdef uint64_t i = found.count
-    if kind == SWEEP_EXTENTS and i and goes_on(found, i - 1, va, pa, attributes):
+    if kind == SWEEP_EXTENTS and i and found.attributes[i - 1] == attributes and (
+        found.va[i - 1] + found.size[i - 1] == va and found.pa[i - 1] + found.size[i - 1] == pa
+    ):
         found.size[i - 1] += size
         return True
     if i == found.room:
         return False
     found.va[i] = va
+    found.pa[i] = pa
+    found.size[i] = size
+    found.attributes[i] = <uint8_t> attributes
+    found.level[i] = <uint8_t> level
     found.raw[i] = raw
-    if found.pa is not NULL:
-        found.pa[i] = pa
-    if found.size is not NULL:
-        found.size[i] = size
-    if found.attributes is not NULL:
-        found.attributes[i] = <uint8_t> attributes
-    if found.level is not NULL:
-        found.level[i] = <uint8_t> level
     found.count = i + 1
     return True
-
-
-cdef inline bint goes_on(const Columns *found, uint64_t i, uint64_t va, uint64_t pa, uint32_t attributes) noexcept nogil:
-    """Whether a leaf at these addresses, with these attributes, continues extent i."""
-    return (
-        found.va[i] + found.size[i] == va and found.pa[i] + found.size[i] == pa and found.attributes[i] == attributes
-    )
-
-
-cdef inline void complete(
-    const LevelFormat *level, Columns *found, uint64_t first, uint64_t end, uint32_t shape
-) noexcept nogil:
-    """Fill the other columns of leaves of level 1 by themselves: a loop for each, which the compiler makes vectors of."""
-    cdef uint64_t *raws = found.raw
-    cdef uint64_t *out
-    cdef uint64_t i, page = span(level), address = level.leaf_address_mask, said = level.attributes.mask, seen = 0
-    cdef uint32_t attributes = attributes_of(level, seen)
-    if found.pa is not NULL:
-        out = found.pa
-        for i in range(first, end):
-            out[i] = raws[i] & address if shape == REGULAR_64 else leaf_address(level, raws[i], 0)
-    if found.size is not NULL:
-        out = found.size
-        for i in range(first, end):
-            out[i] = page
-    if found.level is not NULL:
-        memset(found.level + first, 1, end - first)
-    if found.attributes is not NULL:
-        for i in range(first, end):
-            if (raws[i] ^ seen) & said:                         # most have the attributes of the one before
-                seen = raws[i]
-                attributes = attributes_of(level, seen)
-            found.attributes[i] = <uint8_t> attributes
-
-
-cdef void merge(Columns *found, uint64_t first) noexcept nogil:
-    """Make extents of the leaves from the first on, and of the extent before them."""
-    cdef uint64_t i, last = first - 1
-    for i in range(first, found.count):
-        if last != <uint64_t> -1 and goes_on(found, last, found.va[i], found.pa[i], found.attributes[i]):
-            found.size[last] += found.size[i]
-        else:
-            last += 1
-            found.va[last] = found.va[i]
-            found.pa[last] = found.pa[i]
-            found.size[last] = found.size[i]
-            found.attributes[last] = found.attributes[i]
-    found.count = last + 1
 
 
 cdef bint found_gap(Sweep *sweep, uint64_t va, uint64_t size) noexcept nogil:
@@ -181,52 +131,44 @@ cdef inline uint64_t sweep_leaves(Sweep *sweep, char *table, uint64_t va, uint32
     """Go through a leaf table from va on, the start of a page; returns the first address that is not decided."""
     cdef Tree *tree = sweep.tree
     cdef const LevelFormat *level = &tree.format.level[1]
-    cdef Columns *found = &sweep.found
-    cdef uint64_t last = min(sweep.last, table_last(&tree.format, 1, va)), next, first
+    # Copies: the compiler must not fear that what is found changes the format.
+    cdef uint64_t page = span(level), lone_mask = level.leaf_mask | level.run_any
+    cdef uint64_t lone_value = level.leaf_value | level.run_alone, address = level.leaf_address_mask
+    cdef uint64_t width = <uint64_t> 1 << level.entry_shift, empty = level.empty, empty_mask = level.empty_mask
+    cdef uint64_t said = level.attributes.mask
+    cdef bint has_more = level.leaf_has_more
+    cdef int kind = sweep.kind
+    cdef Columns found = sweep.found
+    cdef uint64_t last = min(sweep.last, table_last(&tree.format, 1, va)), next, raw, pa, seen = 0
+    cdef uint32_t attributes = attributes_of(level, seen)
     cdef char *slot = slot_in(level, 1, table, va, shape)
     while True:
-        if sweep.kind != SWEEP_GAPS:
-            first = found.count
-            va = sweep_plain(level, found, &slot, va, last, shape)
-            complete(level, found, first, found.count, shape)
-            if sweep.kind == SWEEP_EXTENTS:
-                merge(found, first)
-            if va - 1 == last:
-                return va
-        next = sweep_slot(sweep, 1, table, slot, slot_load(level, slot, shape), va)
-        if next == va or next - 1 == last or sweep.is_full:
-            return next
-        slot += (next - va >> level.shift) << level.entry_shift
-        va = next
-
-
-cdef inline uint64_t sweep_plain(
-    const LevelFormat *level, Columns *found, char **at, uint64_t va, uint64_t last, uint32_t shape
-) noexcept nogil:
-    """Find va and raw of leaves by themselves, as long as there is nothing else but holes, and room."""
-    # Copies: the compiler must not fear that what is found changes the format.
-    cdef uint64_t page = span(level), empty = level.empty, empty_mask = level.empty_mask
-    cdef uint64_t lone_mask = level.leaf_mask | level.run_any, lone_value = level.leaf_value | level.run_alone
-    cdef uint64_t width = <uint64_t> 1 << level.entry_shift
-    cdef bint has_more = level.leaf_has_more
-    cdef uint64_t *vas = found.va
-    cdef uint64_t *raws = found.raw
-    cdef uint64_t count = found.count, room = found.room, raw
-    cdef char *slot = at[0]
-    while count < room:
         raw = slot_load(level, slot, shape)
-        if raw & lone_mask == lone_value and (not has_more or grants(level, raw)):
-            vas[count] = va
-            raws[count] = raw
-            count += 1
-        elif raw & empty_mask != empty:
-            break
-        slot += width
-        va += page
+        if raw & lone_mask == lone_value and kind != SWEEP_GAPS and (not has_more or grants(level, raw)):
+            if (raw ^ seen) & said:                             # most have the attributes of the one before
+                seen = raw
+                attributes = attributes_of(level, raw)
+            pa = raw & address if shape == REGULAR_64 else leaf_address(level, raw, va)
+            if not found_leaf(&found, kind, va, pa, page, attributes, 1, raw):
+                sweep.is_full = True
+                break
+            slot += width
+            va += page
+        elif raw & empty_mask == empty and kind != SWEEP_GAPS:
+            slot += width
+            va += page
+        else:
+            sweep.found.count = found.count
+            next = sweep_slot(sweep, 1, table, slot, raw, va)
+            found.count = sweep.found.count
+            if next == va or sweep.is_full:
+                va = next
+                break
+            slot += (next - va >> level.shift) * width
+            va = next
         if va - 1 == last:
             break
-    at[0] = slot
-    found.count = count
+    sweep.found.count = found.count
     return va
 
 
