@@ -23,7 +23,8 @@ a table is shown, and changed, as pages of 512 KiB.
 Entries for tables are made with U, as Linux makes those of processes; that a leaf is not the user's cannot be said.
 
 No bit of a leaf is to spare. F, frozen, is 7, which hardware does not see, and which Linux has for special pages: those
-that it keeps no record of. Such an entry, in an image of Linux, looks frozen.
+that it keeps no record of. Such an entry, in an image of Linux, looks frozen: it is found by whoever looks it up,
+and no `Tlb` takes it.
 
 When V is 0 the rest is software's. Its entries are Linux's swap entries:
 

@@ -8,7 +8,8 @@
 N1  An entry that others can reach changes only by compare-exchange or exchange, by anyone who is inside a section or
     holds a lock that keeps its table attached. Emulated hardware sets accessed and dirty at any time.
 N2  A frozen entry is changed by nobody but the thread that froze it, which holds the lock of its table. Hardware does
-    not know the frozen bit: it may still set accessed and dirty.
+    not know the frozen bit: it may still set accessed and dirty. (Where there may be runs and only software walks, nobody
+    does: run.pxi, U4.)
 N3  Whoever freezes either thaws, or stores a final value that is not frozen, or leaves the entry frozen for good in a
     table that it detaches.
 N4  Whoever takes something away from a leaf flushes the TLBs before returning (tlb.pxi, B2).

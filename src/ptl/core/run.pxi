@@ -24,7 +24,7 @@ dirty of a run are read entry by entry: what all through the reading was set is 
 moment of it.
 
 Sources: Arm Architecture Reference Manual (DDI 0487), the Contiguous bit and break-before-make; RISC-V privileged
-specification, Svnapot; Linux arch/arm64/mm/contpte.c, arch/arm64/mm/hugetlbpage.c, arch/riscv/mm/hugetlbpage.c.
+specification, Svnapot; Linux arch/arm64/mm/contpte.c, hugetlbpage.c of arm64, riscv, sparc, parisc and sh in arch/*/mm.
 """
 
 cdef inline uint64_t run_start(const Run *run, uint64_t va) noexcept nogil:
