@@ -16,8 +16,8 @@ from helpers import python
 from ptl import _core
 
 PAGE, SPAN = 4096, 2 << 20
-OFTEN = 1000
-"""A compare-exchange fails for nothing one time in eight: not once in so many has a probability of 1e-58."""
+OFTEN = 300
+"""A compare-exchange fails for nothing one time in eight: not once in so many has a probability of 1e-17."""
 
 
 @contextmanager
