@@ -94,6 +94,7 @@ cdef struct Region:         # what calls are made on
     uint64_t page_bytes
     uint32_t pages
     uint32_t pages_least    # of a range
+    bint is_seen            # whether readers look on, who see each entry of a range change by itself
     uint32_t runs
     uint32_t values
     uint64_t pa[MOST_RUNS]                      # of the first page in each run of frames that may be mapped
@@ -107,6 +108,8 @@ cdef class Recorder:
     runs: the physical address of the region's first page in each run of frames that may be mapped.
     entries: of each page and each value, the raw entry; 0 for an empty one comes first.
     pages_least: of a map, an unmap, a protect: 2 for ranges only.
+    is_seen: whether readers look on. They see each entry of a range change by itself; so a map or an unmap is then of one
+        page or of all, which one switch of the slot changes, and a protect of one.
     """
     cdef Call *calls
     cdef uint32_t count
@@ -125,7 +128,7 @@ cdef class Recorder:
 
     def run(
         self, Gate gate, PageTable table, list operations, uint64_t va, uint64_t page_bytes, uint32_t pages, list runs,
-        list entries, uint32_t pages_least
+        list entries, uint32_t pages_least, bint is_seen
     ):
         """Make every call, without the GIL; but READ_TABLE, for which a thread needs it, and does nothing else."""
         cdef uint32_t[64] chosen
@@ -138,6 +141,7 @@ cdef class Recorder:
             chosen[i] = operations[i]
         region.tree = table.tree
         region.va, region.page_bytes, region.pages, region.pages_least = va, page_bytes, pages, pages_least
+        region.is_seen = is_seen
         region.runs, region.values = len(runs), len(entries) // pages
         for i in range(region.runs):
             region.pa[i] = runs[i]
@@ -194,8 +198,10 @@ cdef void choose(Call *call, const Region *region, uint32_t operation, uint64_t 
     cdef uint32_t among = region.runs, least = region.pages_least
     call.operation = operation
     call.pages = 1
-    if (operation == MAP or operation == UNMAP or operation == PROTECT) and (dice >> 56 & 1 or least > 1):
-        if dice >> 57 & 1:
+    if (operation == MAP or operation == UNMAP or operation == PROTECT and not region.is_seen) and (
+        dice >> 56 & 1 or least > 1
+    ):
+        if dice >> 57 & 1 or region.is_seen:
             call.pages = region.pages
         else:
             call.page = <uint32_t> (dice >> 16) % (region.pages - least + 1)

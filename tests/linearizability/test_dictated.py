@@ -33,27 +33,27 @@ def test_no_history_of_a_whole_table_is_refused(name: str) -> None:
     assert checked > 10
 
 
-ANY = [each for each in Operation if each not in (Operation.READ_TABLE, Operation.TOUCH)]
-MIXES = {
-    "everything": (ANY, 1),
-    "tables read beside ranges": (
-        [each for each in ANY if each != Operation.COMPARE_EXCHANGE] + [Operation.READ_TABLE],
-        2,  # a table's lock keeps out no single change of an entry
-    ),
-    "CPUs": (
-        [each for each in ANY if each not in (Operation.COMPARE_EXCHANGE, Operation.LOOKUP)] + [Operation.TOUCH] * 3,
-        1,  # they set accessed, of which the specification knows nothing
-    ),
+READS = [Operation.TRANSLATE, Operation.LOOKUP]
+RANGES = [Operation.MAP, Operation.UNMAP, Operation.PROTECT]
+WRITES = [each for each in Operation if each not in (*READS, Operation.READ_TABLE, Operation.TOUCH)]
+BUT_COMPARE = [each for each in WRITES if each != Operation.COMPARE_EXCHANGE]
+"""No lock of a table keeps a compare-exchange out, and it would miss the accessed bits that a CPU sets."""
+MIXES: dict[str, tuple[list[Operation], range]] = {
+    "readers": (WRITES + READS * 2, range(1, 2)),
+    "writers": (WRITES, range(1, REGION.pages + 1)),
+    "tables read": ([*BUT_COMPARE, Operation.READ_TABLE], range(2, REGION.pages + 1)),
+    "CPUs": (BUT_COMPARE + [Operation.TOUCH] * 3, range(1, 2)),
 }
-"""What is chosen from, and how many pages a change has at least."""
+"""What is chosen from, and how many pages a change has: one where readers, who see each entry of a range change by
+itself, look on; more where a table's lock must keep it out."""
 
 
 @st.composite
-def asked(draw: st.DrawFn, among: list[Operation], least: int) -> Call:
+def asked(draw: st.DrawFn, among: list[Operation], sizes: range) -> Call:
     operation = draw(st.sampled_from(among))
-    if operation in (Operation.MAP, Operation.UNMAP, Operation.PROTECT):
-        page = draw(st.integers(0, REGION.pages - least))
-        pages = draw(st.integers(least, REGION.pages - page))
+    if operation in RANGES:
+        pages = draw(st.sampled_from(sizes))
+        page = draw(st.integers(0, REGION.pages - pages))
     else:
         page, pages = draw(st.integers(0, REGION.pages - 1)), 1
     values = REGION.values if operation == Operation.COMPARE_EXCHANGE else range(2)

@@ -30,8 +30,8 @@ MIXES = {
     "readers beside everything": [READS, SINGLE + TRANSITIONS, SINGLE + TRANSITIONS],
     "writers beside transitions": [SINGLE, SINGLE, [*TRANSITIONS, Operation.MAP]],
     "writers beside ranges": [
-        [*READS, Operation.COMPARE_EXCHANGE],
-        [*READS, Operation.COMPARE_EXCHANGE, Operation.MAP],
+        [Operation.COMPARE_EXCHANGE],
+        [Operation.COMPARE_EXCHANGE, Operation.MAP],
         RANGES,
     ],
     "tables read beside ranges": [[Operation.READ_TABLE], RANGES + TRANSITIONS, RANGES + TRANSITIONS],
@@ -57,6 +57,7 @@ def table() -> ptl.PageTable:
 def history(recorder: ModuleType, mix: str, count: int, seed: int) -> list[Call]:
     """What happened when as many threads as there are in the mix made that many calls each."""
     pt, chosen, least = table(), MIXES[mix], 2 if mix in RANGES_ONLY else 1
+    is_seen = any(each in READS for operations in chosen for each in operations)
     gate = recorder.Gate(len(chosen))
     recorders = [
         recorder.Recorder(count // (SLOWER if Operation.READ_TABLE in operations else 1), seed * len(chosen) + i + 1)
@@ -64,7 +65,8 @@ def history(recorder: ModuleType, mix: str, count: int, seed: int) -> list[Call]
     ]
     threads = [
         threading.Thread(
-            target=own.run, args=(gate, pt, [*map(int, operations)], 0, PAGE, PAGES, RUNS, REGION.entries, least)
+            target=own.run,
+            args=(gate, pt, [*map(int, operations)], 0, PAGE, PAGES, RUNS, REGION.entries, least, is_seen),
         )
         for own, operations in zip(recorders, chosen, strict=True)
     ]
