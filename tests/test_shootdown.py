@@ -466,6 +466,23 @@ def test_a_dropped_cpu_is_not_flushed(machine: Machine) -> None:
         pickle.dumps(machine.cpu)
 
 
+def test_a_cpu_dropped_in_a_cycle_is_not_flushed(machine: Machine) -> None:
+    """The collector may have emptied all of the cycle before the CPU's end; the sanitizers see what is flushed then."""
+
+    class Owner:
+        pass
+
+    for _ in range(5):
+        owner = Owner()
+        owner.cpu, owner.itself = Tlb(), owner  # type: ignore[attr-defined]
+        owner.cpu.attach(machine.pt)  # type: ignore[attr-defined]
+        del owner
+        gc.collect()
+    machine.data(0)
+    machine.pt.unmap(0, PAGE)
+    machine.cpu.verify()
+
+
 def test_a_cpu_keeps_its_tables() -> None:
     """It may be the last to know of them."""
     cpu = Tlb()

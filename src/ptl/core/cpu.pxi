@@ -46,12 +46,14 @@ cdef class Tlb:
     """
     cdef Cache cache
     cdef dict attached              # by id, for a table is a mapping and has no hash: it, and its address-space number
+    cdef tuple kept                 # the same tables for __dealloc__: the collector empties dicts in a cycle, and no tuple
 
     def __cinit__(self, *, sets=16, ways=4, check=True):
         cdef uint64_t number_of_sets = as_count(sets, "sets"), number_of_ways = as_count(ways, "ways")
         if not 0 < number_of_sets <= 1 << 16 or not 0 < number_of_ways <= 1 << 8:
             raise ValueError(f"sets must be 1 to {1 << 16} and ways 1 to {1 << 8}, not {sets} and {ways}")
         self.attached = {}
+        self.kept = ()
         self.cache.sets = number_of_sets
         self.cache.ways = number_of_ways
         self.cache.check = check
@@ -60,9 +62,8 @@ cdef class Tlb:
             raise MemoryError("no memory for a Tlb")
 
     def __dealloc__(self):
-        if self.attached:
-            for pt, _ in self.attached.values():
-                detach_cache(pt, &self.cache)
+        for pt in self.kept or ():
+            detach_cache(pt, &self.cache)
         free(self.cache.places)
 
     def __reduce__(self):
@@ -87,8 +88,10 @@ cdef class Tlb:
             number = as_count(asid, "asid")
             if number >> 16:
                 raise ValueError(f"asid must be below {1 << 16}, not {number}")
+        self.keep(pt, True)
         attachment = tree_attach(pt.tree, own_record(pt), &self.cache, number)
         if attachment is NULL:
+            self.keep(pt, False)
             raise MemoryError("no memory to attach a Tlb")
         self.attached[id(pt)] = pt, number
         try:
@@ -106,7 +109,14 @@ cdef class Tlb:
             raise KeyError(f"{pt!r} is not attached to this Tlb")
         _, number = self.attached.pop(id(pt))
         detach_cache(pt, &self.cache)
+        self.keep(pt, False)
         self.drop(pt, number, 0, UNMAPPED_RAW)
+
+    cdef int keep(self, PageTable pt, bint is_kept) except -1:
+        with cython.critical_section(self):
+            others = tuple([other for other in self.kept if other is not pt])
+            self.kept = others + (pt,) if is_kept else others
+        return 0
 
     cdef int drop(self, PageTable pt, uint32_t asid, uint64_t first, uint64_t last) except -1:
         cdef Record *me = own_record(pt)
