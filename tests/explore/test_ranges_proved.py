@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import ptl
-from labs import NEW, OLD, OTHER, PAGE, SPAN, Setup, huge_leaf, leaf, nothing, one_page, prove, two_tables
+from labs import NEW, OLD, OTHER, PAGE, SPAN, Setup, all_pages, huge_leaf, leaf, nothing, one_page, prove, two_tables
 from ptl.lab import operations as op
 from ptl.lab.operations import Operation
 
@@ -64,6 +64,11 @@ def test_a_range_beside_two_writers() -> None:
 def test_ranges_that_cut_one_huge_leaf() -> None:
     prove([[op.unmap(0)], [op.protect(PAGE, PAGE, "r")]], huge_leaf)
     prove([[op.unmap(0)], [op.split(0)]], huge_leaf)
+
+
+def test_a_range_beside_a_table_that_comes_and_goes() -> None:
+    """It finds a huge leaf and nothing to lock below; then a table that leaves again: no bad entry, but a restart."""
+    prove([[op.protect(0, 2 * PAGE, "r")], [op.collapse(0), op.split(0), op.collapse(0)]], all_pages)
 
 
 def test_a_range_beside_moves() -> None:

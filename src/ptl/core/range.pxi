@@ -288,6 +288,9 @@ cdef int range_freeze(Range *op, uint64_t table, uint32_t level, uint64_t va, ui
             if not locked and detaches(op, level, va, part):
                 return range_stopped(op, RESTART, va, level, state)
             if not is_table(tree, child_offset(tree, level, raw), level - 1):
+                # A table that is not locked may have left since; and another may be there by now, in the same memory.
+                if entry_load(slot, format) != raw or is_table(tree, child_offset(tree, level, raw), level - 1):
+                    return range_stopped(op, RESTART, va, level, state)
                 return range_stopped(op, IS_BAD, va, level, BAD)
             result = range_freeze(op, child_offset(tree, level, raw), level - 1, va, part)
             if result != DONE:
