@@ -114,7 +114,7 @@ cdef struct LevelFormat:
     uint64_t reserved_value
     uint64_t leaf_address_mask
     uint64_t leaf_bits      # all that a leaf's address takes
-    uint64_t leaf_addresses # the bits of an address that a leaf can map
+    uint64_t leaf_addresses     # the bits of an address that a leaf can map
     uint64_t leaf_set
     uint64_t table_set
     uint64_t invalid_mask

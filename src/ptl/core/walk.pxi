@@ -152,7 +152,7 @@ cdef inline char *regular_slot(Tree *tree, uint32_t number, uint64_t raw, uint64
 
 
 cdef inline uint32_t descend_regular(Tree *tree, uint64_t va, char **slot, uint64_t *raw) noexcept nogil:
-    """The walk to level 1 in a format of four levels that is REGULAR_64: no loop, no variable shift. The level it ends on."""
+    """The level that the walk to level 1 ends on, in a format of four levels that is REGULAR_64: no variable shift."""
     slot[0] = slot_in(&tree.format.level[4], 4, tree.top, va, REGULAR_64)
     raw[0] = load_unhooked(slot[0], NATIVE_64)                          # W1
     if not names_table(tree, 4, raw[0]):
