@@ -324,13 +324,13 @@ def test_wrong_translations_are_shown_and_make_the_exit_status_1(
 def test_a_wrong_translation_counts_whatever_the_collapser_was_doing(
     child: Child, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    honest = race._run_one
+    honest = race.run_one
 
     def run_one(field: race.Field, settings: race.Settings, policy: str, its: str, tick: Any) -> dict[str, Any]:
         numbers = honest(field, settings, policy, its, tick)
         return {**numbers, "wrong_translations": 5 if its == kind else 0}
 
-    monkeypatch.setattr(race, "_run_one", run_one)
+    monkeypatch.setattr(race, "run_one", run_one)
     result = invoke(*SHORT, "--pid", child.pid, "--policy", "epoch", "--json")
     assert json.loads(result.stdout)["wrong_translations"] == 5
     assert result.exit_code == 1

@@ -13,6 +13,7 @@ import pytest
 z3 = pytest.importorskip("z3", reason="z3 is not installed (pip install --group proof)")
 
 from core_source import Core, Number, Zeroed, number, read_format, truth  # noqa: E402
+from core_source import is_the_same as is_the_same  # noqa: E402
 
 import ptl.arch  # noqa: E402
 from ptl.arch import FLAGS, State  # noqa: E402

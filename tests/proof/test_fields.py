@@ -4,7 +4,6 @@ What is run on z3's bit vectors is the text of core/format.pxi itself (core_sour
 """
 
 import pytest
-from core_source import is_the_same
 
 from proof import (
     CORE,
@@ -15,6 +14,7 @@ from proof import (
     has_huge_leaf,
     has_leaf,
     has_tables,
+    is_the_same,
     number,
     prove,
     z3,

@@ -105,7 +105,7 @@ def main() -> None:
     import ctypes
 
     marks = load(MARKS)
-    operations = {"nothing": (lambda: None, 1), **operations_of()}
+    operations: dict[str, tuple[Callable[[], object], int]] = {"nothing": (lambda: None, 1), **operations_of()}
     for run, _ in operations.values():
         run()
     for name, (run, _) in operations.items():

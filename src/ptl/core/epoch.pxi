@@ -676,14 +676,15 @@ cdef Domain *domain_claim() except? NULL:
                     memset(domain, 0, sizeof(Domain))
                     domain.number = number
                     domain.in_use = 1
-                    domain_reset(domain)
                     domains[number] = domain
                 break
             if load_acquire_32(&domains[number].in_use) == 0:
                 domain = domains[number]
                 domain.in_use = 1
-                if limbo_tables(domain) == 0:
-                    domain_reset(domain)
                 break
         lock_release(&domains_lock)
+        if domain is not NULL and limbo_tables(domain):     # for readers who stayed inside, and may have left since
+            reclaim(domain, <uint64_t> -1, True)
+        if domain is not NULL and limbo_tables(domain) == 0:
+            domain_reset(domain)
     return domain
