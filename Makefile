@@ -1,4 +1,4 @@
-# Each command makes its own virtual environment and installs into it what it needs.
+# Each command makes its own virtual environment and installs into it what it needs. The package is built once for all of them.
 
 PYTHON ?= python3
 SOURCES := $(shell find src setup.py pyproject.toml -type f -not -name '*.so' -not -path '*.egg-info*' -not -path '*__pycache__*')
@@ -47,30 +47,42 @@ lint: .venv-lint/done        ## style and types
 	MYPYPATH=examples/patterns .venv-lint/bin/mypy examples/patterns
 	.venv-lint/bin/python -m mypy.stubtest ptl._core ptl._race ptl._bench --allowlist stubtest-allowlist.txt --ignore-disjoint-bases
 
-.venv-demo/done: $(SOURCES)
+build/wheel/done: $(SOURCES)
+	$(PYTHON) -m venv build/venv
+	rm -rf build/wheel
+	build/venv/bin/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/wheel .
+	touch $@
+
+# What is installed already is so again, for its version is the same.
+RENEW = install --quiet --disable-pip-version-check --force-reinstall --no-deps build/wheel/*.whl
+
+.venv-demo/done: build/wheel/done
 	$(PYTHON) -m venv .venv-demo
-	.venv-demo/bin/pip install --quiet --disable-pip-version-check ".[cli]"
+	.venv-demo/bin/pip install --quiet --disable-pip-version-check "$$(echo build/wheel/*.whl)[cli]"
+	.venv-demo/bin/pip $(RENEW)
 	touch $@
 
 # Dependency groups need pip 25.1, and a new environment has what its Python brought.
-.venv-test/done: $(SOURCES)
+.venv-test/done: build/wheel/done
 	$(PYTHON) -m venv .venv-test
 	.venv-test/bin/python -m pip install --quiet --upgrade "pip>=25.1"
-	.venv-test/bin/pip install --quiet --group test ".[cli,mm]"
+	.venv-test/bin/pip install --quiet --group test "$$(echo build/wheel/*.whl)[cli,mm]"
+	.venv-test/bin/pip $(RENEW)
 	touch $@
 
 # Whatever can be had: packages of the system where they can be installed, and each Python peer that has a wheel here.
 PEER_PACKAGES := libck-dev libjudy-dev libtbb-dev liburcu-dev valgrind
 PEERS := numpy BTrees sortedcontainers cereggii unicorn volatility3
 
-.venv-bench/done: $(SOURCES)
+.venv-bench/done: build/wheel/done
 	@if ! dpkg-query -W $(PEER_PACKAGES) >/dev/null 2>&1; then \
 		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 			apt-get -qq update && apt-get -qq --yes install $(PEER_PACKAGES) || echo "some of these are missing: $(PEER_PACKAGES)"; \
 		else echo "for the native peers install $(PEER_PACKAGES)"; fi; fi
 	$(PYTHON) -m venv .venv-bench
-	.venv-bench/bin/pip install --quiet --disable-pip-version-check ".[cli]"
-	.venv-bench/bin/pip install --quiet --disable-pip-version-check ".[bench]" || for peer in $(PEERS); do \
+	.venv-bench/bin/pip install --quiet --disable-pip-version-check "$$(echo build/wheel/*.whl)[cli]"
+	.venv-bench/bin/pip $(RENEW)
+	.venv-bench/bin/pip install --quiet --disable-pip-version-check "$$(echo build/wheel/*.whl)[bench]" || for peer in $(PEERS); do \
 		.venv-bench/bin/pip install --quiet --disable-pip-version-check --only-binary :all: $$peer || echo "without $$peer"; done
 	touch $@
 
@@ -82,10 +94,11 @@ PEERS := numpy BTrees sortedcontainers cereggii unicorn volatility3
 	PTL_SANITIZE=$(SANITIZE) PTL_OPTIMIZE=-O1 $(@D)/bin/pip install --quiet --no-cache-dir --group test-core ".[cli,mm]"
 	touch $@
 
-.venv-lint/done: $(SOURCES)
+.venv-lint/done: build/wheel/done
 	$(PYTHON) -m venv .venv-lint
 	.venv-lint/bin/python -m pip install --quiet --upgrade "pip>=25.1"
-	.venv-lint/bin/pip install --quiet --group lint --group test ".[cli,mm]"
+	.venv-lint/bin/pip install --quiet --group lint --group test "$$(echo build/wheel/*.whl)[cli,mm]"
+	.venv-lint/bin/pip $(RENEW)
 	touch $@
 
 clean:
