@@ -36,7 +36,7 @@ def facts(arch: Arch) -> dict[str, Any]:
 
 def table(archs: Iterable[Arch]) -> Table:
     """A row for each architecture; VA and PA are widths in bits."""
-    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
     shown.add_column("name", no_wrap=True)
     for heading in ("lv", "VA", "PA"):
         shown.add_column(heading, justify="right")
@@ -45,13 +45,14 @@ def table(archs: Iterable[Arch]) -> Table:
     for column in shown.columns[4:]:
         column.no_wrap = True
     for arch in archs:
+        sizes = sorted(arch.page_sizes + arch.run_sizes)
         shown.add_row(
             arch.name,
             str(arch.levels),
             str(arch.va_bits),
             str(arch.pa_bits),
-            " ".join(size(each).replace(" ", "").removesuffix("iB") for each in arch.page_sizes),
-            f"{arch.entry_bytes}B {arch.byte_order}",
+            " ".join(size(each).replace(" ", "").removesuffix("iB") for each in sizes),
+            f"{arch.entry_bytes}B {arch.byte_order[0].upper()}E",
             arch.walker,
             ", ".join(arch.verified_by) or "-",
         )
