@@ -342,6 +342,7 @@ class PageTable(MutableMapping[int, Leaf]):
     def pop(self, va: SupportsIndex, /) -> Leaf: ...
     @overload
     def pop(self, va: SupportsIndex, default: _Default, /) -> Leaf | _Default: ...
+    # Narrower than a mapping's: it takes no keywords, which are no addresses.
     def update(  # type: ignore[override]
         self,
         other: Mapping[int, Leaf | tuple[SupportsIndex, str]]
