@@ -415,14 +415,15 @@ def test_a_cpu_that_is_attached_while_a_change_waits_is_flushed(machine: Machine
     assert machine.cpu.stats()["dropped"] == 1
 
 
-def test_nobody_attaches_inside_a_section(machine: Machine) -> None:
-    """It waits for sections to end, and this one would not."""
+def test_attaching_waits_for_no_reader(machine: Machine) -> None:
+    """Every change looks for CPUs inside the gate, so those inside sections have nothing to do with it."""
     pt = ptl.PageTable(frames=machine.frames)
-    with machine.frames.domain.pin(), pytest.raises(RuntimeError, match="section"):
+    pt.map(0, machine.frames.alloc())
+    with machine.frames.domain.pin():
         machine.cpu.attach(pt)
-    with pytest.raises(ValueError, match="not attached"):
-        machine.cpu.translate(pt, 0)
-    machine.cpu.attach(pt)
+        machine.cpu.write(pt, 0, b"x")
+        pt.unmap(0, PAGE)
+    assert machine.cpu.stats()["dropped"] == 1
 
 
 def test_cpus_come_and_go_beside_changes() -> None:

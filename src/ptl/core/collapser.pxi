@@ -130,7 +130,7 @@ def collapse_pages(
     FormatError when the format has no such leaf or flags, RuntimeError when this thread holds one of the locks.
     """
     cdef Tree *tree = pt.tree
-    cdef Record *me = own_record(pt)
+    cdef Record *me = record_for_change(pt)
     cdef uint64_t address = canonical(pt, va), entries = tree.format.level[1].entries
     cdef uint64_t none = entries - 1 if max_ptes_none is None else as_count(max_ptes_none, "max_ptes_none")
     cdef uint64_t swap = as_count(max_ptes_swap, "max_ptes_swap")

@@ -74,10 +74,11 @@ cdef class Tlb:
 
         asid: below 65536; by default one that no other table of this Tlb has.
 
-        Waits until changes in flight and sections are over: blocking on readers. Raises ValueError when the table is
-        attached already, RuntimeError inside a section of this thread.
+        Waits until changes in flight are over: blocking on them, and on no reader. Raises ValueError when the table is
+        attached already, TypeError for a snapshot: a CPU marks what it uses.
         """
         cdef uint64_t number
+        cdef Record *me = record_for_change(pt)
         cdef Attachment *attachment
         if id(pt) in self.attached:
             raise ValueError(f"{pt!r} is attached already")
@@ -89,19 +90,14 @@ cdef class Tlb:
             if number >> 16:
                 raise ValueError(f"asid must be below {1 << 16}, not {number}")
         self.keep(pt, True)
-        attachment = tree_attach(pt.tree, own_record(pt), &self.cache, number)
+        attachment = tree_attach(pt.tree, me, &self.cache, number)
         if attachment is NULL:
             self.keep(pt, False)
             raise MemoryError("no memory to attach a Tlb")
         self.attached[id(pt)] = pt, number
-        try:
+        if not is_faulty(ATTACHED_BESIDE_CHANGES):
             with nogil:
-                changes_pass(pt.tree.domain)
-            if not is_faulty(ATTACHED_BESIDE_SECTIONS):
-                pt.frames.domain.synchronize()
-        except BaseException:
-            self.detach(pt)
-            raise
+                gate_pass(pt.tree.domain)
 
     def detach(self, PageTable pt not None, /):
         """Forget a table and its translations. Raises KeyError when it is not attached."""
@@ -182,12 +178,12 @@ cdef class Tlb:
         cdef Record *me = own_record(pt)
         cdef Found found
         cdef int letter = LETTERS_OF_ACCESS.find(access) if len(access) == 1 else -1
-        cdef int result
+        cdef int result, why
         if letter < 0:
             raise ValueError(f"access must be 'r', 'w' or 'x', not {access!r}")
         needs = 1 << letter | (NEEDS_USER if user else 0)
         with nogil:
-            result = cache_access(&self.cache, pt.tree, me, asid, va, needs, pa, memory, count, &found)
+            result = cpu_access(&self.cache, pt.tree, me, asid, va, needs, pa, memory, count, &found, &why)
         if result == HIT:
             return 0
         if result == FAULT:
@@ -196,6 +192,8 @@ cdef class Tlb:
             raise ProtectionFault(va, found.level, state_of(found.state), access, bool(user))
         if result == WAIT:
             raise livelock(va, &found)
+        if result == SHARED:
+            raise failure_at(pt, why, va, &found)
         kind = "in two sizes" if result == MIXED_SIZES else "that the table does not have"
         raise StaleTranslation(
             f"va {va:#x}: this Tlb held a level-{found.level} translation {found.raw:#x} {kind}; a flush was forgotten"
@@ -305,7 +303,7 @@ cdef class MmuGather:
     cdef object run(self, int kind, object va, object length, object flags):
         cdef Range op
         cdef Tree *tree = self.pt.tree
-        cdef Record *me = own_record(self.pt)
+        cdef Record *me = record_for_change(self.pt)
         cdef uint64_t first = canonical(self.pt, va), bytes = as_address(length, "length")
         cdef int result
         check_range(self.pt, first, bytes, span(&tree.format.level[1]))
@@ -352,15 +350,3 @@ cdef int check_canonical_run(PageTable pt, uint64_t va, uint64_t count) except -
 cdef int detach_cache(PageTable pt, Cache *cache) except -1:
     tree_detach(pt.tree, own_record(pt), cache)
     return 0
-
-
-cdef void changes_pass(Domain *domain) noexcept nogil:
-    """Wait until every change that was under way is over; those that begin now know of what was attached before."""
-    cdef Record *record = <Record *> load_acquire_pointer(&domain.records)
-    if is_faulty(ATTACHED_BESIDE_CHANGES):
-        return
-    full_barrier()
-    while record is not NULL:
-        while load_acquire_64(&record.critical):    # ends: a change inside the gate waits for no reader
-            sleep_ns(20_000)
-        record = record.next

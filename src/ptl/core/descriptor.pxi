@@ -33,6 +33,7 @@ cdef struct Table:
     Table *link          # free list, private chain, limbo: a table is in one of them at a time
     Table *chain         # tables that one range operation has locked; data: the previous free run
     Block *block
-    uint64_t padding[2]
+    uint64_t refs        # how many slots name it: more than one when trees share it (share.pxi)
+    uint64_t generation  # that of the tree that may change it; inside the gate (epoch.pxi)
 
 assert sizeof(Table) == 64

@@ -6,7 +6,8 @@
       | v compare-exchange  '-- compare-exchange fails: "this table is leaving, walk again"
 
 N1  An entry that others can reach changes only by compare-exchange or exchange, by anyone who is inside a section or
-    holds a lock that keeps its table attached. Emulated hardware sets accessed and dirty at any time.
+    holds a lock that keeps its table attached; and inside the gate, where the table is its tree's own (share.pxi, O2).
+    Emulated hardware sets accessed and dirty at any time.
 N2  A frozen entry is changed by nobody but the thread that froze it, which holds the lock of its table. Hardware does
     not know the frozen bit: it may still set accessed and dirty. (Where there may be runs and only software walks, nobody
     does: run.pxi, U4.)
@@ -31,12 +32,13 @@ cdef enum Change:
     OTHER_VALUE = 1             # the entry was not what the caller expected
     FROZEN = 2                  # walk again
     PART_OF_RUN = 3             # takes the table's lock (run.pxi, U2)
+    IN_SHARED_TABLE = 4         # takes a copy of the table first (share.pxi, O4)
 
 
 cdef inline int entry_change(
     Record *me, const LevelFormat *format, char *slot, uint64_t *expected, uint64_t desired
 ) noexcept nogil:
-    """Compare-exchange that respects the freeze (N2), inside a section; *expected is what was found.
+    """Compare-exchange that respects the freeze (N2), inside a section and the gate; *expected is what was found.
 
     A failure is an answer only when it found another value.
     """
@@ -63,10 +65,7 @@ cdef int entry_change_shadowed(
 ) noexcept nogil:
     """As entry_change, where hardware reads a shadow (N5)."""
     cdef uint64_t asked = expected[0], frozen = asked | frozen_bit(format, asked)
-    cdef bint is_inside = load_own_64(&me.critical) != 0        # a fork must not find it frozen
     cdef int change = OTHER_VALUE
-    if not is_inside:
-        critical_enter(me)
     while change == OTHER_VALUE and expected[0] == asked:
         if entry_compare_exchange(slot, expected, desired if is_faulty(SHADOW_AFTER_THE_ENTRY) else frozen, format):
             change = CHANGED
@@ -78,25 +77,24 @@ cdef int entry_change_shadowed(
             entry_exchange(slot, desired, format)
     elif is_frozen(format, expected[0]):
         change = FROZEN
-    if not is_inside:
-        critical_leave(me)
     return change
 
 
 cdef int leaf_replace(
     Tree *tree, Record *me, const Found *found, uint64_t *expected, uint64_t desired, uint64_t va
 ) noexcept nogil:
-    """entry_change of the entry that was found for va, inside a section, and the flush that belongs to it (N4)."""
+    """entry_change of the entry that was found for va, inside a section and the gate, and the flush that it takes (N4)."""
     cdef const LevelFormat *level = &tree.format.level[found.level]
     cdef uint64_t first = va & ~(span(level) - 1)
     cdef bint begun
     cdef int change
+    if not is_own(tree, table_of(tree.block, found.table)) and not is_faulty(SHARED_TABLE_CHANGED):
+        return IN_SHARED_TABLE
     if in_run(level, found.raw):
         return FROZEN if is_frozen(level, found.raw) else PART_OF_RUN
     # Acquire, partner: tree_attach, which waits for this section before the Tlb is filled.
     if load_acquire_pointer(<void **> &tree.attached) is NULL or not is_leaf(level, found.raw):
         return entry_change(me, level, found.slot, expected, desired)
-    critical_enter(me)
     begun = True if is_faulty(CHANGE_BEGINS_AFTER_THE_SWITCH) else change_begin(tree)
     if is_faulty(FLUSHED_BEFORE_THE_SWITCH):
         flush(tree, begun, first, first + (span(level) - 1), NO_FLUSH_OF_AN_ENTRY)
@@ -106,7 +104,6 @@ cdef int leaf_replace(
     if change == CHANGED and not is_faulty(FLUSHED_BEFORE_THE_SWITCH):
         flush(tree, begun, first, first + (span(level) - 1), NO_FLUSH_OF_AN_ENTRY)
     change_end(tree, begun)
-    critical_leave(me)
     return change
 
 
@@ -165,17 +162,25 @@ cdef inline uint64_t entry_replace(
 # -- one page ---------------------------------------------------------------------------------------------------------
 
 cdef int page_map(Tree *tree, Record *me, uint64_t va, uint64_t leaf, Found *found, uint32_t patience) noexcept nogil:
-    """Put a leaf in the empty level-1 entry of va: DONE, IS_MAPPED, NO_TABLE (found says what is above), or LIVELOCK."""
+    """Put a leaf in the empty level-1 entry of va: DONE, IS_MAPPED, NO_TABLE (found says what is above), LIVELOCK.
+
+    IS_SHARED, and nothing changed, when other trees have the table too.
+    """
     cdef uint64_t empty
     cdef uint32_t turns = 0
     cdef int change
     while True:
+        critical_enter(me)
         section_enter(me)
         walk(tree, va, 1, found)
         change = FROZEN if found.state == BUSY else OTHER_VALUE
         if is_faulty(SECTION_LEFT_BEFORE_THE_LAST_USE):
             section_leave(me)
-        if found.level == 1 and found.state == EMPTY:
+        if found.level == 1 and found.state == EMPTY and not is_own(tree, table_of(tree.block, found.table)) and (
+            not is_faulty(SHARED_TABLE_CHANGED)
+        ):
+            change = IN_SHARED_TABLE
+        elif found.level == 1 and found.state == EMPTY:
             empty = found.raw
             change = entry_change(me, &tree.format.level[1], found.slot, &empty, leaf)
             if change == OTHER_VALUE:
@@ -183,8 +188,11 @@ cdef int page_map(Tree *tree, Record *me, uint64_t va, uint64_t leaf, Found *fou
                 found.state = classify(&tree.format, 1, empty)
         if not is_faulty(SECTION_LEFT_BEFORE_THE_LAST_USE):
             section_leave(me)
+        critical_leave(me)
         if change == CHANGED:
             return DONE
+        if change == IN_SHARED_TABLE:
+            return IS_SHARED
         if change == OTHER_VALUE and found.state != EMPTY or found.level > 1 and found.state != BUSY:
             if found.level == 1:
                 return IS_MAPPED
@@ -197,11 +205,13 @@ cdef int page_map(Tree *tree, Record *me, uint64_t va, uint64_t leaf, Found *fou
 cdef int page_unmap(Tree *tree, Record *me, uint64_t va, Found *found, uint32_t patience) noexcept nogil:
     """Empty the level-1 entry of va; found.raw and found.state are what it held.
 
-    As page_map, but never IS_MAPPED, and IN_RUN when the page is part of a larger one.
+    As page_map, but never IS_MAPPED, and IN_RUN when the page is part of a larger one. For a hole it does not matter who
+    has the table.
     """
     cdef uint32_t turns = 0
     cdef int change
     while True:
+        critical_enter(me)
         section_enter(me)
         walk(tree, va, 1, found)
         change = FROZEN if found.state == BUSY else OTHER_VALUE
@@ -210,10 +220,13 @@ cdef int page_unmap(Tree *tree, Record *me, uint64_t va, Found *found, uint32_t 
             if is_frozen(&tree.format.level[1], found.raw) or found.state != EMPTY:
                 change = leaf_replace(tree, me, found, &found.raw, tree.format.level[1].empty, va)
         section_leave(me)
+        critical_leave(me)
         if change == CHANGED:
             return DONE
         if change == PART_OF_RUN:
             return IN_RUN
+        if change == IN_SHARED_TABLE:
+            return IS_SHARED
         if found.level > 1 and found.state != BUSY:
             count_64(&tree.map_failures, 1)
             return NO_TABLE
@@ -226,14 +239,15 @@ cdef int page_protect(
 ) noexcept nogil:
     """Give the level-1 leaf of va these attributes: DONE; ALREADY when there is nothing to change; LIVELOCK.
 
-    NO_TABLE when it takes more than this: the walk ends above, or in an entry of nobody's making; IN_RUN likewise, when
-    the page is part of a larger one.
+    NO_TABLE when it takes more than this: the walk ends above, or in an entry of nobody's making; IN_RUN and IS_SHARED
+    likewise, when the page is part of a larger one, or the table other trees' too.
     """
     cdef const LevelFormat *format = &tree.format.level[1]
     cdef uint64_t new
     cdef uint32_t turns = 0
     cdef int result, change
     while True:
+        critical_enter(me)
         section_enter(me)
         walk(tree, va, 1, found)
         result = LIVELOCK                           # not yet anything else
@@ -247,11 +261,16 @@ cdef int page_protect(
                     result = IN_RUN                 # taken apart even when nothing else changes, as any range does
                 elif new == found.raw:
                     result = ALREADY
-                elif leaf_replace(tree, me, found, &found.raw, new, va) == CHANGED:
-                    result = DONE
+                else:
+                    change = leaf_replace(tree, me, found, &found.raw, new, va)
+                    if change == CHANGED:
+                        result = DONE
+                    elif change == IN_SHARED_TABLE:
+                        result = IS_SHARED
             else:
                 result = ALREADY if found.state == EMPTY or found.state == SOFT else NO_TABLE
         section_leave(me)
+        critical_leave(me)
         if result == NO_TABLE and found.level > 1:
             count_64(&tree.map_failures, 1)
         if result != LIVELOCK:
@@ -272,13 +291,15 @@ cdef int leaf_change(
     """Compare-exchange of the entry that decides about va: a huge leaf, software's in place of one, or of level 1.
 
     DONE; ALREADY when it was another (*expected is it); RESTART when it is not of that level: the same bits may mean
-    another leaf there; NO_TABLE; IN_RUN, and nothing changed, when it is part of a run; LIVELOCK.
+    another leaf there; NO_TABLE; and, nothing changed, IN_RUN when it is part of a run, IS_SHARED when it is in a table
+    that other trees have too; LIVELOCK.
     """
     cdef uint64_t wanted = expected[0]
     cdef uint32_t turns = 0
     cdef int result, change
     while True:
         expected[0] = wanted                        # a frozen entry that was met is no answer
+        critical_enter(me)
         section_enter(me)
         walk(tree, va, 1, found)
         result = LIVELOCK                           # not yet anything else
@@ -299,7 +320,10 @@ cdef int leaf_change(
                     result = ALREADY
                 elif change == PART_OF_RUN:
                     result = IN_RUN
+                elif change == IN_SHARED_TABLE:
+                    result = IS_SHARED
         section_leave(me)
+        critical_leave(me)
         if result == NO_TABLE:
             count_64(&tree.map_failures, 1)
         if result != LIVELOCK:

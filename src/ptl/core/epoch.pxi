@@ -39,7 +39,7 @@ cdef enum:
 # 128 bytes: the owner's line, then the reclaimer's.
 cdef struct Record:
     uint64_t section            # epoch of entry | depth (E1)
-    uint64_t critical           # not 0 while a change is under way that a fork must not cut in two
+    uint64_t critical           # not 0 while a change is under way: its owner is inside the gate
     Domain *domain
     Record *next
     uint64_t thread             # the system's number of the owning thread; read by whoever reports a stall
@@ -64,7 +64,9 @@ cdef struct Domain:
     uint64_t batch_tables
     uint32_t number
     uint32_t in_use
-    uint64_t padding[11]
+    uint32_t gate               # 1: closed
+    uint32_t gate_lock          # of who has closed it
+    uint64_t padding[10]
     void *incoming              # of Table: retired and not yet looked at, newest first
     Table *pending_first        # looked at and stamped, oldest first; for the holder of reclaim_lock
     Table *pending_last
@@ -371,46 +373,95 @@ cdef void limbo_give_back(Domain *domain, Table *table) noexcept nogil:
     fetch_add_64(&domain.freed, 1)
 
 
-# -- fork -------------------------------------------------------------------------------------------------------------
-# A change that other threads are half-way through would stay half-way for ever in a child that has none of these
-# threads. So a change runs between critical_enter and critical_leave, in which it never waits, and a fork first closes
-# a gate and waits for those inside. Locks that other threads hold over Python code protect nothing half-done: the child
-# drops them.
-
-cdef uint32_t fork_gate = 0
-
+# -- the gate ---------------------------------------------------------------------------------------------------------
+# A change, of one entry or of a thousand tables, runs between critical_enter and critical_leave, in which it never waits
+# for a table. Whoever needs a moment at which no change is under way closes the gate and waits for those inside: a fork,
+# for a change that is half-way would stay half-way for ever in a child that has none of the other threads; and a snapshot,
+# which shows one moment (share.pxi). Locks that other threads hold over Python code protect nothing half-done.
 
 cdef inline void critical_enter(Record *me) noexcept nogil:
     while True:
-        # Partner: the full barrier in fork_prepare. Either we see the gate closed, or the fork sees us.
-        store_then_barrier_64(&me.critical, 1)
-        if load_acquire_32(&fork_gate) == 0:
+        # Partner: the barrier in gate_close. Either we see the gate closed, or who closes it sees us.
+        if me.domain.barrier == BY_RECLAIMER:
+            store_relaxed_unhooked_64(&me.critical, 1)
+            compiler_barrier()
+            # Acquire, partner: gate_open. What was done behind the closed gate is seen.
+            if load_acquire_unhooked_32(&me.domain.gate) == 0:
+                return
+        elif critical_enter_by_steps(me):
             return
         store_release_64(&me.critical, 0)
-        park(&fork_gate, 1)
+        park(&me.domain.gate, 1)
+
+
+cdef bint critical_enter_by_steps(Record *me) noexcept nogil:
+    """The same with a barrier of its own, or with either where every access is a step; whether the gate was open."""
+    if me.domain.barrier == BY_READER:
+        store_then_barrier_64(&me.critical, 1)
+    else:
+        store_relaxed_64(&me.critical, 1)
+        compiler_barrier()
+    return load_acquire_32(&me.domain.gate) == 0
 
 
 cdef inline void critical_leave(Record *me) noexcept nogil:
-    # Release, partner: the load in fork_prepare.
+    # Release, partner: the load in gate_close. The change is whole.
     store_release_64(&me.critical, 0)
 
 
+cdef void gate_close(Domain *domain) noexcept nogil:
+    """Let no change of the domain's tables begin, and wait until those under way are over. Blocking on them."""
+    cdef Record *record
+    cdef uint32_t turns
+    mutex_acquire(&domain.gate_lock)
+    store_relaxed_32(&domain.gate, 1)
+    if domain.barrier == BY_READER:
+        full_barrier()
+    elif not is_faulty(GATE_WITHOUT_ITS_BARRIER):
+        membarrier()
+    record = <Record *> load_acquire_pointer(&domain.records)
+    while record is not NULL and not is_faulty(GATE_WAITS_FOR_NOBODY):
+        turns = 0
+        # Ends: a change inside the gate waits for no table, and no other can begin.
+        # Acquire, partner: critical_leave.
+        while load_acquire_64(&record.critical):
+            gate_wait(&turns)
+        record = record.next
+
+
+cdef void gate_wait(uint32_t *turns) noexcept nogil:
+    """Give way to a change inside the gate: it takes a microsecond, if it has a core."""
+    turns[0] += 1
+    if step_again(turns):
+        pass
+    elif turns[0] <= LOCK_SPINS:
+        pause()
+    else:
+        sleep_ns(20_000)
+
+
+cdef void gate_open(Domain *domain) noexcept nogil:
+    # Release, partner: critical_enter.
+    store_release_32(&domain.gate, 0)
+    unpark_all(&domain.gate)
+    lock_release(&domain.gate_lock)
+
+
+cdef void gate_pass(Domain *domain) noexcept nogil:
+    """Wait until every change that is under way is over: those that begin now see what the caller did before."""
+    gate_close(domain)
+    gate_open(domain)
+
+
+# -- fork -------------------------------------------------------------------------------------------------------------
+
 cdef void fork_prepare() noexcept nogil:
     cdef uint32_t number
-    cdef Record *record
     mutex_acquire(&domains_lock)
-    store_release_32(&fork_gate, 1)
-    full_barrier()
     for number in range(PTL_DOMAINS):
-        if domains[number] is NULL:
-            continue
-        record = <Record *> load_acquire_pointer(&domains[number].records)
-        while record is not NULL:
-            # Ends: a change inside the gate waits for nothing, and no other can begin.
-            while load_acquire_64(&record.critical):
-                sleep_ns(20_000)
-            record = record.next
-        mutex_acquire(&domains[number].reclaim_lock)
+        if domains[number] is not NULL:
+            gate_close(domains[number])
+            mutex_acquire(&domains[number].reclaim_lock)
     blocks_lock_all()
 
 
@@ -420,8 +471,7 @@ cdef void fork_in_parent() noexcept nogil:
     for number in range(PTL_DOMAINS):
         if domains[number] is not NULL:
             lock_release(&domains[number].reclaim_lock)
-    store_release_32(&fork_gate, 0)
-    unpark_all(&fork_gate)
+            gate_open(domains[number])
     lock_release(&domains_lock)
 
 
@@ -443,8 +493,9 @@ cdef void fork_in_child() noexcept nogil:
                 record_recycle(record)
             record = record.next
         domains[number].reclaim_lock = 0
+        domains[number].gate_lock = 0
+        store_release_32(&domains[number].gate, 0)
     blocks_drop_foreign_locks()
-    store_release_32(&fork_gate, 0)
     store_release_32(&domains_lock, 0)
 
 

@@ -122,8 +122,11 @@ cdef void lab_stuck(Lab *lab) noexcept nogil:
 cdef uint64_t outcome_of(Lab *lab) noexcept nogil:
     """What the operations returned, and what the table says in the end."""
     cdef Tree *tree = lab.world.tree
+    cdef Tree *twin = lab.world.twin
     cdef uint64_t hash = mapping_hash(tree, tree.root, tree.format.levels)
     cdef uint32_t i, j
+    if twin is not NULL:
+        hash = mixed(hash, mapping_hash(twin, twin.root, twin.format.levels))
     for i in range(lab.count):
         for j in range(lab.threads[i].count):
             hash = mixed(hash, lab.threads[i].results[j])
@@ -506,17 +509,20 @@ cdef class Model:
     barrier: "membarrier" or "each section": who pays for the barrier of a reader; "none" is the mistake to find.
     unattached: TLBs that are attached to nothing, for operations that attach them. CPUs are numbered from those attached
         to the table on, the last one attached first.
+    twin: another `PageTable` in the same frames, for operations whose name begins with "twin "; "fork" needs an empty one.
 
     Raises ValueError for what it cannot drive. Not for several threads at once.
     """
     cdef Search *search
     cdef PageTable pt
+    cdef PageTable twin
     cdef uint64_t barrier
     cdef bint is_tso
     cdef tuple unattached
 
     def __cinit__(
-        self, PageTable pt not None, threads, *, memory="sc", locks="whole", barrier="membarrier", unattached=()
+        self, PageTable pt not None, threads, *, memory="sc", locks="whole", barrier="membarrier", unattached=(),
+        PageTable twin=None
     ):
         cdef Lab *lab
         cdef LabThread *thread
@@ -542,6 +548,11 @@ cdef class Model:
         lab.is_checked = True
         world = &lab.world
         world.tree, world.block, world.domain = pt.tree, pt.tree.block, pt.tree.domain
+        self.twin = twin
+        if twin is not None:
+            if twin.frames is not pt.frames:
+                raise ValueError("a twin is a table in the same frames")
+            world.twin = twin.tree
         world.threads = len(threads)
         if world.block.frames > LAB_TABLES:
             raise ValueError(f"a lab's block has at most {LAB_TABLES} frames, not {world.block.frames}")
@@ -565,7 +576,7 @@ cdef class Model:
             thread.lab = lab
             thread.record = world.records[i]
             for name, *numbers in operations:
-                operation_read(&thread.operations[thread.count], name, numbers)
+                operation_read(&thread.operations[thread.count], name, numbers, world.twin is not NULL)
                 thread.count += 1
 
     def __dealloc__(self):
@@ -612,6 +623,8 @@ cdef class Model:
         cdef World *world = &self.search.lab.world
         world.shape, world.barrier = world.tree.format.shape, world.domain.barrier
         world.tree.format.shape, world.domain.barrier = MIXED, self.barrier
+        if world.twin is not NULL:
+            world.twin.format.shape = MIXED
         world_copy(world, False, world.image)
         set_stepper(lab_step, &self.search.lab)
         return 0
@@ -623,6 +636,8 @@ cdef class Model:
         set_thread_record(world.domain.number, own)
         world_copy(world, True, world.image)
         world.tree.format.shape, world.domain.barrier = world.shape, world.barrier
+        if world.twin is not NULL:
+            world.twin.format.shape = world.shape
         return 0
 
     def explore(self, judge, *, reduction="source", bound=None, most=None, serial=False, any_outcome=False):
@@ -840,7 +855,7 @@ cdef class Model:
             )
         offset = <uint64_t> (<char *> address - <char *> world.block.tables)
         if offset < world.block.frames * sizeof(Table):
-            field = {0: "lock", 4: "use", 8: "pins"}.get(offset % sizeof(Table), "link")
+            field = {0: "lock", 4: "use", 8: "pins", 48: "refs"}.get(offset % sizeof(Table), "link")
             return "table", offset // sizeof(Table), field
         for i in range(lab.count):
             offset = <uint64_t> (<char *> address - <char *> world.records[i])
@@ -858,7 +873,10 @@ cdef class Model:
             ("the reclaim lock", <uintptr_t> &world.domain.reclaim_lock),
             ("the block's lock", <uintptr_t> &world.block.lock),
             ("the block's holders", <uintptr_t> &world.block.holders),
-            ("the fork gate", <uintptr_t> &fork_gate),
+            ("the gate", <uintptr_t> &world.domain.gate),
+            ("the gate's lock", <uintptr_t> &world.domain.gate_lock),
+            ("locks held by Python", <uintptr_t> &world.tree.held),
+            ("generations", <uintptr_t> &world.block.generations),
             ("the list of TLBs", <uintptr_t> &world.tree.attached),
             ("the counter", <uintptr_t> &lab.scratch),
             ("the counter's lock", <uintptr_t> &lab.scratch_lock),
@@ -876,7 +894,9 @@ cdef class Model:
         if lab.failure == LAB_FINE:
             return None
         where = None
-        if lab.failure in (LAB_USE_OF_FREED, LAB_WRITE_TO_DETACHED, LAB_DOUBLE_FREE, LAB_EARLY_FREE):
+        if lab.failure in (
+            LAB_USE_OF_FREED, LAB_WRITE_TO_DETACHED, LAB_DOUBLE_FREE, LAB_EARLY_FREE, LAB_WRITE_TO_SHARED
+        ):
             where = "table", lab.failed_where >> lab.world.block.frame_shift, ""
         elif lab.failure in (LAB_LOCK_ORDER, LAB_UNBALANCED, LAB_DEADLOCK):
             where = self.name_of(<void *> lab.failed_where)
@@ -936,7 +956,11 @@ TABLE_USES = ("unused", "free", "private", "live", "retired", "data", "data")
 """What a frame is used for, as `Model.tables_now` says it."""
 
 
-cdef int operation_read(Operation *op, str name, list numbers) except -1:
+cdef int operation_read(Operation *op, str name, list numbers, bint has_twin) except -1:
+    op.is_on_twin = name.startswith("twin ")
+    name = name.removeprefix("twin ")
+    if (op.is_on_twin or name == "fork") and not has_twin:
+        raise ValueError(f"operation {name!r} needs a twin")
     if name not in LAB_OPERATION_NAMES:
         raise ValueError(f"a lab has no operation {name!r}; it has {', '.join(LAB_OPERATION_NAMES)}")
     op.code = LAB_OPERATION_NAMES.index(name)

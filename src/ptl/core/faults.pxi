@@ -23,6 +23,7 @@ cdef enum Fault:
     NO_FLUSH_OF_A_MOVE
     NO_FLUSH_OF_A_GATHER
     NO_FLUSH_OF_A_TABLE
+    NO_FLUSH_OF_A_COPY
     SHADOW_AFTER_THE_ENTRY              # two changes of one entry, and the shadow of the first is stored last
     NO_FLUSH_BEFORE_A_RUN
     NO_FLUSH_BEFORE_A_RUN_IS_APART
@@ -108,7 +109,15 @@ cdef enum Fault:
     FLUSHED_BEFORE_THE_SWITCH
     CHANGE_BEGINS_AFTER_THE_SWITCH
     ATTACHED_BESIDE_CHANGES
-    ATTACHED_BESIDE_SECTIONS
+    # sharing
+    GATE_WITHOUT_ITS_BARRIER
+    GATE_WAITS_FOR_NOBODY
+    SHARED_TABLE_CHANGED
+    SHARED_TABLE_CHANGED_UNDER_ITS_LOCK
+    COPY_LEAVES_NO_REFERENCE
+    SHARED_TABLE_TAKEN_OVER
+    LAST_REFERENCE_FREED_AT_ONCE
+    SNAPSHOT_BESIDE_A_LOCK
 
 FAULTS = {
     "move looks before it locks": MOVE_LOOKS_BEFORE_IT_LOCKS,
@@ -126,6 +135,7 @@ FAULTS = {
     "no flush of a move": NO_FLUSH_OF_A_MOVE,
     "no flush of a gather": NO_FLUSH_OF_A_GATHER,
     "no flush of a table that is moved": NO_FLUSH_OF_A_TABLE,
+    "no flush of a copy": NO_FLUSH_OF_A_COPY,
     "shadow after the entry": SHADOW_AFTER_THE_ENTRY,
     "no flush before a run": NO_FLUSH_BEFORE_A_RUN,
     "no flush before a run is taken apart": NO_FLUSH_BEFORE_A_RUN_IS_APART,
@@ -211,7 +221,15 @@ FAULTS = {
     "flushed before the switch": FLUSHED_BEFORE_THE_SWITCH,
     "change begins after the switch": CHANGE_BEGINS_AFTER_THE_SWITCH,
     "attached beside changes": ATTACHED_BESIDE_CHANGES,
-    "attached beside sections": ATTACHED_BESIDE_SECTIONS,
+    # sharing
+    "gate without its barrier": GATE_WITHOUT_ITS_BARRIER,
+    "gate waits for nobody": GATE_WAITS_FOR_NOBODY,
+    "shared table changed": SHARED_TABLE_CHANGED,
+    "shared table changed under its lock": SHARED_TABLE_CHANGED_UNDER_ITS_LOCK,
+    "copy leaves no reference": COPY_LEAVES_NO_REFERENCE,
+    "shared table taken over": SHARED_TABLE_TAKEN_OVER,
+    "last reference freed at once": LAST_REFERENCE_FREED_AT_ONCE,
+    "snapshot beside a lock": SNAPSHOT_BESIDE_A_LOCK,
 }
 """Every fault that a build with PTL_FAULTS=1 can be given, by name."""
 

@@ -39,6 +39,7 @@ cdef struct Block:
     bint avoids_0                   # F4
     uint64_t taken                  # tables that are neither free nor in limbo
     uint64_t data_frames            # frames handed out as data
+    uint64_t generations            # the last that was given to a tree (share.pxi)
     Table *free_data[DATA_ORDERS]   # doubly linked by link and chain
     uint64_t holders                # the Frames object, and each table in limbo
     Block *next
@@ -128,6 +129,7 @@ cdef inline Table *table_pop(Block *block, uint32_t order) noexcept nogil:
     block.taken += 1
     store_relaxed_32(&table.use, TABLE_PRIVATE)
     table.link = NULL
+    table.refs = 1
     if block.memory is not NULL:
         allow(block.memory + table_offset(block, table), block_frame_bytes(block) << order)
     return table

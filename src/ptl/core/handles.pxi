@@ -8,7 +8,8 @@ H1  A handle adds its pin inside a section in which the slot named the table, so
     find the section gone (epoch.pxi, E6).
 H2  With nothing found, nothing is held.
 H3  A lock is taken by trying first; only a thread that has given up the GIL waits for one (lock.pxi, L3).
-H4  After taking the lock the slot is read again; the lock is kept only when it still names the table.
+H4  After taking the lock the slot is read again; the lock is kept only when it still names the table, and that is the
+    tree's own: inside the gate, so a snapshot comes before, or waits for the lock (share.pxi, O7).
 """
 
 cdef bint debug = os.environ.get("PTL_DEBUG", "0") != "0"
@@ -152,10 +153,16 @@ cdef class PteMap(Handle):
 
     @property
     def stale(self):
-        """Whether the table has left the tree since. Wait-free."""
+        """Whether the table has left the tree since, or other trees have it too: then map again to change it. Wait-free."""
+        cdef Record *me
+        cdef bint is_stale
         self.must_be_open()
+        me = own_record(self.pt)
+        critical_enter(me)
         # Acquire, partner: retire.
-        return load_acquire_32(&self.table.use) != TABLE_LIVE
+        is_stale = load_acquire_32(&self.table.use) != TABLE_LIVE or not is_own(self.pt.tree, self.table)
+        critical_leave(me)
+        return is_stale
 
     def __len__(self):
         self.must_be_open()
@@ -197,9 +204,10 @@ cdef class PteMap(Handle):
     def compare_exchange(self, i, expected, desired, /):
         """Change entry i from one raw value to another; whether it was done.
 
-        Lock-free. False when the entry was not `expected`, and on a frozen entry: then the table is leaving, so map
-        again. Raises FormatError for bits that are no leaf, no software entry and not empty; TypeError on a read-only
-        map. An entry of a run that are one page is changed as `PageTable.compare_exchange` does it.
+        Lock-free. False when the entry was not `expected`, on a frozen entry, and when other trees have the table too: then
+        the table is leaving, so map again. Raises FormatError for bits that are no leaf, no software entry and not empty;
+        TypeError on a read-only map. An entry of a run that are one page is changed as `PageTable.compare_exchange` does
+        it.
         """
         cdef char *entry = self.entry(i)
         cdef const LevelFormat *level = &self.pt.tree.format.level[1]
@@ -213,11 +221,13 @@ cdef class PteMap(Handle):
         va = self.first + (as_index(i, level.entries) << level.shift)
         check_run(self.pt, 1, old, new, va)
         found.slot, found.raw, found.level = entry, old, 1
+        found.table = table_offset(self.pt.tree.block, self.table)
+        critical_enter(me)
         section_enter(me)
         change = leaf_replace(self.pt.tree, me, &found, &old, new, va)
         section_leave(me)
+        critical_leave(me)
         if change == PART_OF_RUN:
-            found.table = table_offset(self.pt.tree.block, self.table)
             change = self.change_run(me, &found, va, &old, new)
         return change == CHANGED
 
@@ -233,7 +243,7 @@ cdef class PteMap(Handle):
         change = run_change(self.pt.tree, found, va, expected, desired, 0, &had)
         critical_leave(me)
         if owner:
-            lock_release_own(&self.table.lock, owner)
+            lock_let_go(self.pt.tree, self.table, owner)
         return change
 
     def __repr__(self):
@@ -286,12 +296,12 @@ cdef class PteMapRw(PteMap):
         self.must_be_open()
         if not self.owner:
             raise RuntimeError("this map does not hold the lock of its table")
-        lock_release_own(&self.table.lock, self.owner)
+        lock_let_go(self.pt.tree, self.table, self.owner)
         self.owner = 0
 
     cdef int let_go(self) except -1:
         if self.owner:
-            lock_release_own(&self.table.lock, self.owner)
+            lock_let_go(self.pt.tree, self.table, self.owner)
         return PteMap.let_go(self)
 
 
@@ -303,7 +313,7 @@ cdef class PteLock(PteMap):
     """
 
     cdef int let_go(self) except -1:
-        lock_release_own(&self.table.lock, self.owner)
+        lock_let_go(self.pt.tree, self.table, self.owner)
         return PteMap.let_go(self)
 
 
@@ -373,10 +383,7 @@ cdef class Slot:
         self.raw()
         if not lock_try(&self.table.lock, me.number):
             return None
-        if not is_attached(self.pt.tree, me, self.table, self.first, self.number):
-            lock_release(&self.table.lock)
-            return None
-        return self.locked(me.number)
+        return self.locked(lock_keep(self.pt.tree, me, self.table, self.first, self.number))
 
     cdef object locked(self, uint32_t owner):
         cdef SlotLock handle
@@ -399,7 +406,7 @@ cdef class SlotLock(Handle):
     cdef uint32_t owner
 
     cdef int let_go(self) except -1:
-        lock_release_own(&self.held.table.lock, self.owner)
+        lock_let_go(self.held.pt.tree, self.held.table, self.owner)
         return 0
 
     @property
@@ -415,6 +422,27 @@ cdef Record *own_record(PageTable pt) except NULL:
     if me is NULL:
         raise MemoryError("no memory for this thread's epoch record")
     return me
+
+
+cdef Record *record_for_change(PageTable pt) except NULL:
+    """As own_record, for a method that changes the table."""
+    if pt.tree.is_snapshot:
+        raise TypeError("a snapshot cannot be changed; fork() makes a table of it that can")
+    return own_record(pt)
+
+
+cdef int unshare_for(PageTable pt, uint64_t va, uint32_t level) except -1:
+    """Before a handle is made by which the table of that level may be changed: let the tree have it for itself."""
+    cdef Record *me = record_for_change(pt)
+    cdef Found found
+    cdef int result
+    if load_relaxed_64(&pt.tree.generation) == 0:
+        return 0
+    with nogil:
+        result = unshare(pt.tree, me, va, level, &found)
+    if result != DONE:
+        raise failure_at(pt, result, va, &found)
+    return 0
 
 
 cdef Table *pin_table(Tree *tree, Record *me, uint64_t va, uint32_t level, Found *slot) noexcept nogil:
@@ -445,10 +473,28 @@ cdef uint32_t lock_if_attached(PageTable pt, Table *table, uint64_t va, uint32_t
             taken = lock_acquire(&table.lock, me.number)
         if not taken:
             raise RuntimeError("this thread holds the lock of that table already, and would wait for itself")
-    if is_attached(pt.tree, me, table, va, level):
+    return lock_keep(pt.tree, me, table, va, level)
+
+
+cdef uint32_t lock_keep(Tree *tree, Record *me, Table *table, uint64_t va, uint32_t level) noexcept nogil:
+    """Keep a table's lock for Python code, and return its owner; or let go, when the table has left, and return 0 (H4)."""
+    cdef bint is_kept
+    critical_enter(me)
+    is_kept = is_attached(tree, me, table, va, level) and is_own(tree, table)
+    if is_kept:
+        # Relaxed, partner: tree_share, by way of the gate.
+        fetch_add_relaxed_64(&tree.held, 1)
+    critical_leave(me)
+    if is_kept:
         return me.number
     lock_release(&table.lock)
     return 0
+
+
+cdef void lock_let_go(Tree *tree, Table *table, uint32_t owner) noexcept nogil:
+    """Undo a lock_keep."""
+    lock_release_own(&table.lock, owner)
+    fetch_add_relaxed_64(&tree.held, <uint64_t> -1)
 
 
 cdef bint is_attached(Tree *tree, Record *me, Table *table, uint64_t va, uint32_t level) noexcept nogil:
@@ -467,7 +513,10 @@ cdef object map_table(PageTable pt, uint64_t va, type kind, bint writable):
     cdef PteMap handle = kind.__new__(kind)
     cdef Record *me = own_record(pt)
     cdef Found slot
-    cdef Table *table = pin_table(pt.tree, me, va, 1, &slot)
+    cdef Table *table
+    if writable:
+        unshare_for(pt, va, 1)
+    table = pin_table(pt.tree, me, va, 1, &slot)
     if table is NULL:
         count_64(&pt.tree.map_failures, 1)
         if slot.state == BAD and writable:
@@ -501,12 +550,16 @@ cdef int clear_bad(PageTable pt, uint64_t va, Found *slot) except -1:
     cdef const LevelFormat *format = &tree.format.level[level]
     if pt.strict:
         raise FormatError(f"the level-{level} slot of va {va:#x} holds {raw:#x}, which is BAD")
+    critical_enter(me)
     section_enter(me)
     walk(tree, va, level, slot)
-    if slot.level == level and slot.raw == raw and not is_frozen(format, raw):
+    if slot.level == level and slot.raw == raw and not is_frozen(format, raw) and (
+        is_own(tree, table_of(tree.block, slot.table))
+    ):
         if entry_compare_exchange(slot.slot, &raw, format.empty, format):
             count_64(&tree.bad_cleared, 1)
     section_leave(me)
+    critical_leave(me)
     return 0
 
 
@@ -516,6 +569,7 @@ cdef object map_table_unpinned(PageTable pt, uint64_t va):
     cdef Tree *tree = pt.tree
     cdef Record *me = own_record(pt)
     cdef Found slot
+    unshare_for(pt, va, 1)
     section_enter(me)
     walk(tree, va, 2, &slot)
     section_leave(me)

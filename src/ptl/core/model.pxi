@@ -15,7 +15,8 @@ A3  A loop that walks again goes on when something that it has read since its la
     too, or ends when nobody else can do anything.
 A4  With store buffers a plain store goes into its thread's buffer, first in, first out; the buffer is an actor of its own
     that makes one store visible a step. A thread's own loads look there first. What is locked waits for an empty buffer.
-    membarrier takes two steps: it ends when every buffer has let go of what was in it when it began.
+    membarrier takes two steps: it begins when the thread's own buffer is empty (Linux has a barrier at both ends of the
+    call), and ends when every other has let go of what was in it when it began.
 A5  What is checked touches more than a word: an access to an entry meets the freeing of its table, and a change of it
     meets the detaching. Without that, orders that differ only in what is checked would be taken for one.
 A6  What is private (a table that no slot names yet) and what a lock protects is no step: it happens with the one before.
@@ -68,11 +69,13 @@ cdef enum LabOperation:
     OP_ATTACH = 27
     OP_LOOKUP = 28
     OP_SWEEP = 29
+    OP_FORK = 30
 
 LAB_OPERATION_NAMES = (
     "translate", "map", "unmap", "protect", "compare_exchange", "populate", "retract", "collapse", "split", "move",
     "map_lock", "map_rw", "alloc_map_lock", "read_twice", "enter", "leave", "walk", "reclaim", "synchronize", "exit",
     "count_locked", "touch", "fault", "map_read", "make_run", "replace", "entries", "attach", "lookup", "sweep",
+    "fork",
 )
 
 cdef enum LabFailure:
@@ -89,15 +92,17 @@ cdef enum LabFailure:
     LAB_INVARIANT = 10
     LAB_TOO_LONG = 11
     LAB_STALE = 12
+    LAB_WRITE_TO_SHARED = 13
 
 LAB_FAILURES = (
     "", "use of a freed table", "write into a detached table", "double free", "table freed under a reader",
     "wrong lock order", "unbalanced", "deadlock", "livelock", "no serial order gives this result", "broken invariant",
-    "more steps than a lab keeps", "stale translation",
+    "more steps than a lab keeps", "stale translation", "write into a shared table",
 )
 
 cdef struct Operation:
     uint32_t code
+    bint is_on_twin
     uint64_t a
     uint64_t b
     uint64_t c
@@ -234,7 +239,7 @@ cdef void lab_thread_run(void *argument) noexcept nogil:
 
 cdef uint64_t lab_operate(Lab *lab, LabThread *thread, Operation *op) noexcept nogil:
     """One operation, by the calls that everybody makes; what it returns is part of what a serial order has to give."""
-    cdef Tree *tree = lab.world.tree
+    cdef Tree *tree = lab.world.twin if op.is_on_twin else lab.world.tree
     cdef Record *me = thread.record
     cdef Found found
     cdef Range range_op
@@ -302,6 +307,8 @@ cdef uint64_t lab_operate(Lab *lab, LabThread *thread, Operation *op) noexcept n
         raw = fetch_add_64(&tree.domain.epoch, 0)
         while not synchronize_once(tree.domain, raw):
             sleep_ns(20_000)
+    elif op.code == OP_FORK:
+        return tree_share(tree, me, lab.world.twin)
     elif op.code == OP_ATTACH:
         lab_attach(lab, tree, me, op.a)
     elif op.code == OP_EXIT:
@@ -322,21 +329,23 @@ cdef Table *lab_lock(Tree *tree, Record *me, const Operation *op) noexcept nogil
     cdef Table *table
     cdef uint32_t turns = 0
     while True:
+        if unshare(tree, me, op.a, 1, &slot) != DONE:
+            return NULL
         table = pin_table(tree, me, op.a, 1, &slot)
         if table is NULL:
             if op.code != OP_ALLOC_MAP_LOCK or ptl_populate(tree, op.a) > ALREADY:
                 return NULL
             continue
         lock_acquire(&table.lock, me.number)
-        if is_attached(tree, me, table, op.a, 1):
+        if lock_keep(tree, me, table, op.a, 1):
             return table
-        lab_unlock(table)
+        fetch_add_32(&table.pins, <uint32_t> -1)
         if op.code == OP_MAP_RW or not again(tree, table_offset(tree.block, table), &turns):
             return NULL
 
 
-cdef void lab_unlock(Table *table) noexcept nogil:
-    lock_release(&table.lock)
+cdef void lab_unlock(Tree *tree, Record *me, Table *table) noexcept nogil:
+    lock_let_go(tree, table, me.number)
     fetch_add_32(&table.pins, <uint32_t> -1)
 
 
@@ -348,12 +357,14 @@ cdef uint64_t lab_map_lock(Tree *tree, Record *me, const Operation *op) noexcept
     cdef int change
     if table is NULL:
         return 0
+    critical_enter(me)
     section_enter(me)
     change = entry_change(
         me, level, slot_of(tree, table_offset(tree.block, table), 1, op.a), &raw, leaf_make(level, op.b, 0)
     )
     section_leave(me)
-    lab_unlock(table)
+    critical_leave(me)
+    lab_unlock(tree, me, table)
     return 1 if change == CHANGED else 2
 
 
@@ -373,7 +384,7 @@ cdef uint64_t lab_entries(Tree *tree, Record *me, const Operation *op) noexcept 
         raw = entry_load(entries + (i << level.entry_shift), level)
         if is_leaf(level, raw):
             seen |= ((leaf_address(level, raw, 0) >> level.shift) + 1 & 0xffff) << 16 * i
-    lab_unlock(table)
+    lab_unlock(tree, me, table)
     return seen
 
 
@@ -429,9 +440,12 @@ cdef uint64_t lab_fault(Tree *tree, Record *me, uint64_t va, uint64_t pa) noexce
     cdef int result
     while True:
         result = page_map(tree, me, va, leaf_make(level, pa, attribute_bits(level, 2)), &found, REWALKS_MAX)
-        if result != NO_TABLE:
+        if result == IS_SHARED:
+            result = unshare(tree, me, va, 1, &found)
+        elif result == NO_TABLE:
+            result = populate(tree, me, va, &found)
+        else:
             return result
-        result = populate(tree, me, va, &found)
         if result != DONE and result != ALREADY:
             return result
 
@@ -471,13 +485,13 @@ cdef uint64_t lab_touch(Lab *lab, Tree *tree, Record *me, const Operation *op) n
     cdef Found found
     cdef uint64_t pa = 0
     cdef char byte = <char> (op.d - 1)
-    cdef int result
+    cdef int result, why
     if op.c >= lab.world.cpu_count:
         return UNMAPPED_RAW
     attachment = lab.world.cpus[op.c]
-    result = cache_access(
+    result = cpu_access(
         attachment.cache, tree, me, attachment.asid, op.a, <uint32_t> op.b, &pa,
-        &byte if op.d else NULL, op.d != 0, &found,
+        &byte if op.d else NULL, op.d != 0, &found, &why,
     )
     if result == STALE or result == MIXED_SIZES:
         lab_fail(lab, LAB_STALE, lab.running, 0)
@@ -487,7 +501,6 @@ cdef uint64_t lab_touch(Lab *lab, Tree *tree, Record *me, const Operation *op) n
 cdef void lab_attach(Lab *lab, Tree *tree, Record *me, uint64_t cpu) noexcept nogil:
     """What `Tlb.attach` does, unless that CPU is attached: from here on, it may touch the table."""
     cdef Attachment *attachment = tree.attached
-    cdef uint64_t target
     if cpu >= lab.world.cpu_count:
         return
     while attachment is not NULL:
@@ -495,10 +508,8 @@ cdef void lab_attach(Lab *lab, Tree *tree, Record *me, uint64_t cpu) noexcept no
             return
         attachment = attachment.next
     attachment_publish(tree, me, lab.world.cpus[cpu])
-    changes_pass(tree.domain)
-    target = fetch_add_64(&tree.domain.epoch, 0)
-    while not is_faulty(ATTACHED_BESIDE_SECTIONS) and not synchronize_once(tree.domain, target):
-        sleep_ns(20_000)
+    if not is_faulty(ATTACHED_BESIDE_CHANGES):
+        gate_pass(tree.domain)
 
 
 # -- what a step touches ----------------------------------------------------------------------------------------------
@@ -659,7 +670,9 @@ cdef bint is_enabled(Lab *lab, LabThread *thread) noexcept nogil:
         return thread.buffer_count == 0
     if step.kind == PTL_STORE or step.kind == PTL_ADD_OWN:
         return thread.buffer_count < LAB_BUFFER
-    if step.kind == PTL_MEMBARRIER and lab.is_tso and thread.is_asleep:
+    if step.kind == PTL_MEMBARRIER and lab.is_tso and not thread.is_asleep:
+        return thread.buffer_count == 0 or not lab.has_membarrier
+    if step.kind == PTL_MEMBARRIER and lab.is_tso:
         for i in range(lab.count):
             if lab.threads[i].drained < thread.awaited[i]:
                 return False
@@ -894,7 +907,7 @@ cdef void unpark_do(Lab *lab, ptl_step *step) noexcept nogil:
 
 cdef void lab_fail(Lab *lab, int failure, uint32_t actor, uint64_t where) noexcept nogil:
     """The first failure of an execution is the one that is told. Unchecked, only what keeps it from ending is one."""
-    cdef bint is_check = failure <= LAB_UNBALANCED or failure == LAB_STALE
+    cdef bint is_check = failure <= LAB_UNBALANCED or failure == LAB_STALE or failure == LAB_WRITE_TO_SHARED
     if lab.failure == LAB_FINE and (lab.is_checked or not is_check):
         lab.failure = failure
         lab.failed_actor = actor
@@ -927,6 +940,7 @@ cdef void check_change(Lab *lab, uint32_t actor, ptl_step *step) noexcept nogil:
     cdef World *world = &lab.world
     cdef Table *table
     cdef uint64_t offset = <uint64_t> (<char *> step.address - <char *> world.block.tables)
+    cdef bint is_shared
     if offset < world.block.frames * sizeof(Table):
         table = &world.block.tables[offset // sizeof(Table)]
         if <void *> &table.use is step.address:             # also when it stays what it is: free, and freed again
@@ -942,10 +956,12 @@ cdef void check_change(Lab *lab, uint32_t actor, ptl_step *step) noexcept nogil:
         return
     if is_hardware(&lab.threads[actor]):
         return                                          # it may still set flags in a table that it has found
-    if table.use == TABLE_RETIRED or table.use == TABLE_LIVE and not is_named(
-        world.tree, world.tree.root, world.tree.format.levels, table_offset(world.block, table)
-    ):
-        lab_fail(lab, LAB_WRITE_TO_DETACHED, actor, table_offset(world.block, table))
+    offset = table_offset(world.block, table)
+    is_shared = table.use == TABLE_LIVE and is_in(world.twin, offset)
+    if table.use == TABLE_RETIRED or table.use == TABLE_LIVE and not is_shared and not is_in(world.tree, offset):
+        lab_fail(lab, LAB_WRITE_TO_DETACHED, actor, offset)
+    if is_shared and is_in(world.tree, offset):
+        lab_fail(lab, LAB_WRITE_TO_SHARED, actor, offset)
 
 
 cdef inline bint is_hardware(const LabThread *thread) noexcept nogil:
@@ -965,9 +981,7 @@ cdef void check_life(Lab *lab, uint32_t actor, Table *table, uint32_t old, uint3
         if old != TABLE_LIVE:
             lab_fail(lab, LAB_DOUBLE_FREE, actor, offset)
     elif new == TABLE_FREE:
-        if old == TABLE_FREE or old == TABLE_LIVE and is_named(
-            lab.world.tree, lab.world.tree.root, lab.world.tree.format.levels, offset
-        ):
+        if old == TABLE_FREE or old == TABLE_LIVE and (is_in(lab.world.tree, offset) or is_in(lab.world.twin, offset)):
             lab_fail(lab, LAB_DOUBLE_FREE, actor, offset)
         if old == TABLE_RETIRED:
             for i in range(lab.count):
@@ -1025,6 +1039,8 @@ cdef uint64_t lock_rank(Lab *lab, uint32_t *word) noexcept nogil:
     if offset < world.block.frames * sizeof(Table):
         table = &world.block.tables[offset // sizeof(Table)]
         return 1 + LEVELS - table.level if word is &table.lock else 0
+    if word is &world.domain.gate_lock:
+        return 10
     if word is &world.tree.attached_lock:
         return 20
     for i in range(world.cpu_count):

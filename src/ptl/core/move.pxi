@@ -367,9 +367,11 @@ cdef int move_apply(Move *op, Record *me, uint64_t old, uint64_t new, uint64_t l
         result = move_lock(op)
         if result == DONE:
             critical_enter(me)
-            section_enter(me)
-            result = move_settle(op)
-            section_leave(me)
+            result = IS_SHARED
+            if range_is_own(&op.old) and range_is_own(&op.new):
+                section_enter(me)
+                result = move_settle(op)
+                section_leave(me)
             range_release(&op.new)
             range_unlock(&op.old)
             range_unlock(&op.new)
@@ -381,6 +383,12 @@ cdef int move_apply(Move *op, Record *me, uint64_t old, uint64_t new, uint64_t l
             range_unlock(&op.old)
             range_unlock(&op.new)
         collect_a_few(tree.domain)
+        if result == IS_SHARED:
+            result = unshare_range(&op.old)
+            if result == DONE:
+                result = unshare_range(&op.new)
+            if result == DONE:
+                continue                            # ends: only a snapshot makes them shared again
         if result == NO_FRAMES and frames_may_come(tree, &attempts):
             continue
         if result == DONE and not op.moved:

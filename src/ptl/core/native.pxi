@@ -75,10 +75,15 @@ cdef int ptl_compare_exchange(
         return BAD_ARGUMENT
     if in_run(&tree.format.level[level], desired) and not follows(&tree.format.level[level], expected, desired, va):
         return BAD_ARGUMENT
-    result = leaf_change(tree, me, va, level, &expected, desired, &found, REWALKS_MAX)
-    if result == IN_RUN:
-        result = leaf_change_in_run(tree, me, va, level, &expected, desired, 0, &had, &found)
-    return ALREADY if result == RESTART else result
+    while True:
+        result = leaf_change(tree, me, va, level, &expected, desired, &found, REWALKS_MAX)
+        if result == IN_RUN:
+            result = leaf_change_in_run(tree, me, va, level, &expected, desired, 0, &had, &found)
+        if result != IS_SHARED:
+            return ALREADY if result == RESTART else result
+        result = unshare(tree, me, va, level, &found)
+        if result != DONE:
+            return result
 
 
 cdef inline bint is_range(Tree *tree, uint64_t va, uint64_t length) noexcept nogil:
@@ -107,7 +112,7 @@ cdef int ptl_map(Tree *tree, uint64_t va, uint64_t pa, uint64_t length, uint32_t
     attributes &= (1 << ATTRIBUTES) - 1
     if is_page(tree, va, length) and holds(tree, 1, pa):
         result = page_map(tree, me, va, leaf_make(format, pa, attribute_bits(format, attributes)), &found, REWALKS_MAX)
-        if result != NO_TABLE:
+        if result != NO_TABLE and result != IS_SHARED:
             return result
     elif not is_range(tree, va, length) or pa + (length - 1) < pa or not holds(tree, 1, pa) or (
         not holds(tree, 1, pa + length - span(format))
@@ -133,7 +138,7 @@ cdef int ptl_unmap(Tree *tree, uint64_t va, uint64_t length) noexcept nogil:
         return NO_MEMORY
     if is_page(tree, va, length):
         result = page_unmap(tree, me, va, &found, REWALKS_MAX)
-        if result != NO_TABLE and result != IN_RUN:
+        if result != NO_TABLE and result != IN_RUN and result != IS_SHARED:
             return result
     elif not is_range(tree, va, length):
         return BAD_ARGUMENT
@@ -156,7 +161,7 @@ cdef int ptl_protect(Tree *tree, uint64_t va, uint64_t length, uint32_t attribut
     attributes &= (1 << ATTRIBUTES) - 1
     if is_page(tree, va, length):
         result = page_protect(tree, me, va, attributes, &found, REWALKS_MAX)
-        if result != NO_TABLE and result != IN_RUN:
+        if result != NO_TABLE and result != IN_RUN and result != IS_SHARED:
             return DONE if result == ALREADY else result
     elif not is_range(tree, va, length):
         return BAD_ARGUMENT

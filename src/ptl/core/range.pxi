@@ -253,6 +253,32 @@ cdef void range_unlock(Range *op) noexcept nogil:
         lock_release(&table.lock)
 
 
+cdef bint range_is_own(Range *op) noexcept nogil:
+    """Whether no other tree has any of the locked tables (share.pxi, O2); inside the gate."""
+    cdef Table *table = op.locked
+    while table is not NULL:
+        if not is_own(op.tree, table) and not is_faulty(SHARED_TABLE_CHANGED_UNDER_ITS_LOCK):
+            return False
+        table = table.chain
+    return True
+
+
+cdef int unshare_range(Range *op) noexcept nogil:
+    """Make every table on the way to the range the tree's own; what stopped it is in op.where."""
+    cdef Tree *tree = op.tree
+    cdef Found found
+    cdef uint64_t va = op.first, last
+    cdef int result
+    while True:
+        result = unshare(tree, op.me, va, 1, &found)
+        if result != DONE:
+            return range_stopped(op, result, va, found.level, found.state)
+        last = table_last(&tree.format, 1, va) if found.level == 1 else slot_last(&tree.format.level[found.level], va)
+        if last >= op.last:
+            return DONE
+        va = last + 1
+
+
 cdef void range_retire(Range *op) noexcept nogil:
     """Hand over what was detached, after its locks were let go."""
     cdef Table *table
@@ -730,9 +756,11 @@ cdef int range_apply(Range *op) noexcept nogil:
         result = range_lock(op)
         if result == DONE:
             critical_enter(op.me)
-            section_enter(op.me)
-            result = range_settle(op)
-            section_leave(op.me)
+            result = IS_SHARED
+            if range_is_own(op):
+                section_enter(op.me)
+                result = range_settle(op)
+                section_leave(op.me)
             range_release(op)
             range_unlock(op)
             range_retire(op)
@@ -740,6 +768,10 @@ cdef int range_apply(Range *op) noexcept nogil:
         else:
             range_unlock(op)
         collect_a_few(tree.domain)
+        if result == IS_SHARED:
+            result = unshare_range(op)
+            if result == DONE:
+                continue                            # ends: only a snapshot makes them shared again
         if result == NO_FRAMES and frames_may_come(tree, &attempts):
             continue
         if result != RESTART:

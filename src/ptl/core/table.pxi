@@ -24,13 +24,17 @@ cdef uint64_t full_tree_bytes(Format *format, uint64_t most) noexcept nogil:
 cdef void tree_free(Tree *tree, uint64_t offset, uint32_t level) noexcept nogil:
     """Give back a table and all below it; nobody else can reach them any more.
 
-    Somebody may have written to the block by other ways: what is no table of this level is left alone.
+    Somebody may have written to the block by other ways: what is no table of this level is left alone. What other trees
+    share they keep, and where they did readers of theirs may still be.
     """
     cdef const LevelFormat *format = &tree.format.level[level]
     cdef Table *table = table_of(tree.block, offset)
     cdef uint64_t raw, i
     cdef int state
     if table.use != TABLE_LIVE or table.level != level:
+        return
+    if tree.generation and level < tree.format.levels:
+        table_let_go(tree, table)
         return
     table.use = TABLE_PRIVATE
     if level > 1:
@@ -72,15 +76,11 @@ cdef bint nothing_make(PageTable pt, object described) except -1:
     return True
 
 
-cdef object first_tables_take(PageTable pt, object arch):
-    """Take the top table, and those that empty slots name. None; or, with nothing taken, what there is no room for.
-
-    Raises AddressError where the top table cannot lie.
-    """
-    cdef Tree *tree = pt.tree
+cdef Table *root_take(Tree *tree, object arch) except? NULL:
+    """Take the top table, a private one; NULL when there is no room. Raises AddressError where it cannot lie."""
     cdef Table *root = tables_take(tree.block, tree.order[tree.format.levels], 1)
     if root is NULL:
-        return "a root table"
+        return NULL
     tree.root = table_offset(tree.block, root)
     tree.top = tree.memory + tree.root
     if arch.root_bits < 64 and (tree.base + tree.root) >> <uint32_t> arch.root_bits:
@@ -89,6 +89,18 @@ cdef object first_tables_take(PageTable pt, object arch):
             f"the top table at pa {tree.base + tree.root:#x} is beyond the {arch.root_bits} bits "
             f"that {arch.name} has for it"
         )
+    return root
+
+
+cdef object first_tables_take(PageTable pt, object arch):
+    """Take the top table, and those that empty slots name. None; or, with nothing taken, what there is no room for.
+
+    Raises AddressError where the top table cannot lie.
+    """
+    cdef Tree *tree = pt.tree
+    cdef Table *root = root_take(tree, arch)
+    if root is NULL:
+        return "a root table"
     if any(level.hides_table_at_0 for level in arch.layout) and not tables_avoid_0(tree.block):
         table_return(root)
         return "a table that is not at pa 0"
@@ -101,9 +113,20 @@ cdef object first_tables_take(PageTable pt, object arch):
 cdef void nothing_free(Tree *tree) noexcept nogil:
     cdef uint32_t level
     for level in range(1, tree.format.levels):
-        if tree.nothing[level] is not NULL:
+        # Acquire and release, partner: itself in a tree that shares it.
+        if tree.nothing[level] is not NULL and fetch_add_64(&tree.nothing[level].refs, <uint64_t> -1) == 1:
             table_return(tree.nothing[level])
-            tree.nothing[level] = NULL
+        tree.nothing[level] = NULL
+
+
+@cython.final
+cdef class _Sharer:
+    """What a PageTable is made from that begins with all that another one holds."""
+    cdef PageTable pt
+    cdef bint is_snapshot
+
+    def __init__(self):
+        raise TypeError("fork() and snapshot() make tables that share those of another")
 
 
 @cython.no_gc_clear             # __dealloc__ still needs the frames
@@ -140,6 +163,9 @@ cdef class PageTable:
         cdef uint32_t level
         cdef uint64_t bytes
         cdef int attempts = 0
+        if type(arch) is _Sharer:
+            share_tables(self, (<_Sharer> arch).pt, (<_Sharer> arch).is_snapshot)
+            return
         from ptl import arch as architectures
         if isinstance(arch, str):
             arch = architectures.get(arch)
@@ -518,7 +544,7 @@ cdef class PageTable:
         """
         cdef Range op
         cdef Found found
-        cdef Record *me = own_record(self)
+        cdef Record *me = record_for_change(self)
         cdef const LevelFormat *smallest = &self.tree.format.level[1]
         cdef uint64_t first = canonical(self, va), target = as_address(pa, "pa"), size = span(smallest), bytes, leaf
         cdef int result = NO_TABLE
@@ -542,7 +568,7 @@ cdef class PageTable:
                 with nogil:
                     result = page_map(self.tree, me, first, leaf, &found, REWALKS_MAX)
             op.where, op.where_level, op.where_state = first, found.level, found.state
-        if result == NO_TABLE:
+        if result == NO_TABLE or result == IS_SHARED:
             op.kind = MAP
             op.replace = replace
             op.pa_less_va = target - first
@@ -558,7 +584,7 @@ cdef class PageTable:
         """
         cdef Range op
         cdef Found found
-        cdef Record *me = own_record(self)
+        cdef Record *me = record_for_change(self)
         cdef uint64_t first = canonical(self, va), bytes = as_address(length, "length")
         cdef uint64_t size = span(&self.tree.format.level[1])
         cdef int result = NO_TABLE
@@ -573,7 +599,7 @@ cdef class PageTable:
             if result == DONE:
                 return 0 if found.state == EMPTY else size
             op.where_level, op.where_state = found.level, found.state
-        if result == NO_TABLE or result == IN_RUN:
+        if result == NO_TABLE or result == IN_RUN or result == IS_SHARED:
             op.kind = UNMAP
             result = range_run(self, &op, me, first, bytes)
         if result != DONE:
@@ -588,7 +614,7 @@ cdef class PageTable:
         """
         cdef Range op
         cdef Found found
-        cdef Record *me = own_record(self)
+        cdef Record *me = record_for_change(self)
         cdef uint64_t first = canonical(self, va), bytes = as_address(length, "length")
         cdef uint64_t size = span(&self.tree.format.level[1])
         cdef uint32_t attributes
@@ -605,7 +631,7 @@ cdef class PageTable:
             if result == DONE or result == ALREADY:
                 return size if result == DONE else 0
             op.where_level, op.where_state = found.level, found.state
-        if result == NO_TABLE or result == IN_RUN:
+        if result == NO_TABLE or result == IN_RUN or result == IS_SHARED:
             op.kind = PROTECT
             op.attributes = attributes
             result = range_run(self, &op, me, first, bytes)
@@ -734,10 +760,15 @@ cdef class PageTable:
         return map_table_unpinned(self, address)
 
     def slot(self, va, level, /):
-        """The `Slot` of an address on a level, or None when the walk ends above. Wait-free; O(levels)."""
+        """The `Slot` of an address on a level, or None when the walk ends above. Wait-free; O(levels).
+
+        Where other trees have its table too, this one gets a copy first: as `populate`.
+        """
         cdef uint64_t address = canonical(self, va), number = level_number(self, level, 1)
         cdef Slot slot = Slot.__new__(Slot)
         cdef Found found
+        if not self.tree.is_snapshot:
+            unshare_for(self, address, number)
         slot.table = pin_table(self.tree, own_record(self), address, number, &found)
         if slot.table is NULL:
             return None
@@ -755,7 +786,7 @@ cdef class PageTable:
         holds the slot.
         """
         cdef uint64_t address = canonical(self, va)
-        cdef Record *me = own_record(self)
+        cdef Record *me = record_for_change(self)
         cdef Found found
         cdef int result
         with nogil:
@@ -770,7 +801,7 @@ cdef class PageTable:
         """
         cdef uint64_t address = canonical(self, va)
         cdef uint32_t number = level_number(self, level, 2)
-        cdef Record *me = own_record(self)
+        cdef Record *me = record_for_change(self)
         cdef Found found
         cdef int result
         with nogil:
@@ -807,7 +838,7 @@ cdef class PageTable:
         cdef uint32_t number
         cdef const Run *run = NULL
         cdef uint64_t bytes
-        cdef Record *me = own_record(self)
+        cdef Record *me = record_for_change(self)
         cdef Collapse how
         cdef Found found
         cdef int result
@@ -852,7 +883,7 @@ cdef class PageTable:
         cdef uint64_t address = canonical(self, va)
         cdef const Run *run = NULL
         cdef uint32_t target = 0 if page_size is None else level_of_page(self, as_count(page_size, "page_size"), &run)
-        cdef Record *me = own_record(self)
+        cdef Record *me = record_for_change(self)
         cdef Found found
         cdef int result
         with nogil:
@@ -867,7 +898,7 @@ cdef class PageTable:
         """
         cdef uint64_t first = canonical(self, va), bytes = as_address(length, "length"), last, address = first
         cdef uint32_t level
-        cdef Record *me = own_record(self)
+        cdef Record *me = record_for_change(self)
         cdef Found found
         cdef int result, best = NO_TABLE
         check_range(self, first, bytes, span(&self.tree.format.level[1]))
@@ -909,7 +940,7 @@ cdef class PageTable:
         """
         cdef uint64_t source = canonical(self, old), target = canonical(self, new), bytes = as_address(length, "length")
         cdef uint64_t size = span(&self.tree.format.level[1])
-        cdef Record *me = own_record(self)
+        cdef Record *me = record_for_change(self)
         cdef Move op
         cdef int result
         check_range(self, source, bytes, size)
@@ -929,8 +960,8 @@ cdef class PageTable:
         """Counters since the table was made, as a dict. Wait-free; each is read by itself.
 
         tables and table_bytes: now; populates, collapses, splits, retracts, moves, retired: done; map_failures: attempts
-        to map a leaf table that found none; bad_cleared: bad slots emptied; rewalks: walks begun again; restarts: range
-        operations begun again.
+        to map a leaf table that found none; bad_cleared: bad slots emptied; copies: tables copied that other trees had
+        too; rewalks: walks begun again; restarts: range operations begun again.
         """
         cdef Tree *tree = self.tree
         return {
@@ -943,6 +974,7 @@ cdef class PageTable:
             "moves": load_relaxed_64(&tree.moves),
             "retired": load_relaxed_64(&tree.retired),
             "bad_cleared": load_relaxed_64(&tree.bad_cleared),
+            "copies": load_relaxed_64(&tree.copies),
             "map_failures": load_relaxed_64(&tree.map_failures),
             "rewalks": load_relaxed_64(&tree.rewalks),
             "restarts": load_relaxed_64(&tree.restarts),
@@ -954,7 +986,8 @@ cdef class PageTable:
         For use when no other thread is changing the table. Raises InvariantError, which names the invariant: I1 a slot
         holds one of the lasting states, and nothing is frozen; I6 no lock is held by another thread; I7 no table has
         more unpins than pins; I8 no table in the tree is free or retired; I10 as many tables and bytes as counted; I11
-        every huge leaf has its tables parked; I12 each table is named by one slot; U1 runs are whole. O(entries).
+        every huge leaf has its tables parked; I12 each table is named by one slot of the tree; O2 a table of the tree's own
+        is named by nobody else, and by a table of its own; U1 runs are whole. O(entries).
         """
         cdef uint64_t parked[TABLE_ORDERS]
         cdef uint32_t order
@@ -977,11 +1010,94 @@ cdef class PageTable:
             )
         return len(seen)
 
+    # -- sharing
+
+    def snapshot(self):
+        """A `PageTable` that holds what this one holds at one moment of the call, and does not change.
+
+        Both share their tables: what is changed afterwards in this one is copied first, table by table. The frames that
+        are mapped are not copied, and have no owner more.
+
+        Everything that reads may be done with it, at any time and by any thread, and `fork`; whatever changes raises
+        TypeError. A change of this table waits while it is made: until the changes under way in tables of the same
+        `EpochDomain` are over, microseconds. Readers do not. Blocking on those changes, and on locks of tables that Python
+        code holds (`pte_map_lock`, `Slot.lock`): RuntimeError when this thread holds one. O(entries of the top table),
+        however much is mapped. Raises OutOfFrames when there is no room for one table more, and AddressError when it
+        could not lie there.
+
+        An emulated CPU of another make that marks entries accessed and dirty does so in tables that are shared, too.
+
+        >>> import ptl
+        >>> pt = ptl.PageTable()
+        >>> pt.map(0x1000, 0x5000)
+        >>> before = pt.snapshot()
+        >>> pt.unmap(0x1000, 0x1000)
+        4096
+        >>> len(pt), len(before)
+        (0, 1)
+        """
+        return share(self, True)
+
+    def fork(self):
+        """A `PageTable` that begins with what this one holds at one moment, and then goes its own way. As `snapshot`.
+
+        What either of the two changes is copied first: the first change in a leaf table copies it, and tables above it that
+        are shared, and may raise OutOfFrames then, with nothing changed.
+
+        >>> import ptl
+        >>> pt = ptl.PageTable()
+        >>> pt.map(0x1000, 0x5000)
+        >>> child = pt.fork()
+        >>> child.protect(0x1000, 0x1000, "r")
+        4096
+        >>> pt[0x1000].flags, child[0x1000].flags
+        ('rw', 'r')
+        """
+        return share(self, False)
+
     def dump(self):
         """The tree as text, one line a table or a run of leaves. O(entries)."""
         lines = [f"{self.arch.name} root {self.root:#x}"]
         dump_table(self, self.tree.root, self.tree.format.levels, 0, lines)
         return "\n".join(lines)
+
+
+# -- sharing ----------------------------------------------------------------------------------------------------------
+
+cdef object share(PageTable pt, bint is_snapshot):
+    cdef _Sharer sharer = _Sharer.__new__(_Sharer)
+    sharer.pt = pt
+    sharer.is_snapshot = is_snapshot
+    return PageTable.__new__(PageTable, sharer)
+
+
+cdef int share_tables(PageTable pt, PageTable other, bint is_snapshot) except -1:
+    """Make a new table hold what another holds (share.pxi)."""
+    cdef Tree *tree = <Tree *> calloc(1, sizeof(Tree))
+    cdef Record *me = own_record(other)
+    cdef Table *root
+    cdef int result, attempts = 0
+    if tree is NULL:
+        raise MemoryError("no memory for a page table")
+    pt.tree = tree
+    pt.arch, pt.described, pt.strict, pt.frames = other.arch, other.described, other.strict, other.frames
+    pt.known_flags = {}
+    tree_describe(tree, other.tree)
+    tree.is_snapshot = is_snapshot
+    root = root_take(tree, pt.described)
+    while root is NULL and frames_may_come(tree, &attempts):
+        root = root_take(tree, pt.described)
+    if root is NULL:
+        raise OutOfFrames(f"no room in {pt.frames!r} for a root table")
+    with nogil:
+        result = tree_share(other.tree, me, tree)
+    if result == DONE:
+        other.own_frames = False
+        return 0
+    table_return(root)
+    if result == NO_FRAMES:
+        raise OutOfFrames(f"no room in {pt.frames!r} for the tables that huge leaves split into")
+    raise RuntimeError("this thread holds the lock of a table, and would wait for itself")
 
 
 # -- what the methods share ---------------------------------------------------------------------------------------------
@@ -1064,7 +1180,7 @@ cdef int range_run(PageTable pt, Range *op, Record *me, uint64_t first, uint64_t
 
 cdef bint change_leaf(PageTable pt, uint64_t va, uint64_t *expected, uint64_t desired, uint32_t only) except -1:
     """Compare-exchange of the entry that decides about va, on the level `only` unless it is 0; whether it was done."""
-    cdef Record *me = own_record(pt)
+    cdef Record *me = record_for_change(pt)
     cdef Found found
     cdef uint64_t old
     cdef uint32_t level, had
@@ -1087,6 +1203,9 @@ cdef bint change_leaf(PageTable pt, uint64_t va, uint64_t *expected, uint64_t de
                 result = leaf_change(pt.tree, me, va, level, &old, desired, &found, REWALKS_MAX)
         if result == IN_RUN:
             result = change_in_run(pt, va, level, &old, desired, 0, &had)
+        if result == IS_SHARED:
+            unshare_for(pt, va, level)
+            result = RESTART
     if result == LIVELOCK:
         raise livelock(va, &found)
     if result == NO_TABLE:
@@ -1103,8 +1222,8 @@ cdef int change_in_run(
     cdef int result
     with nogil:
         result = leaf_change_in_run(pt.tree, me, va, level, expected, desired, withdrawn, had, &found)
-    if result == LIVELOCK:
-        raise livelock(va, &found)
+    if result >= FAILED and result != RESTART:
+        raise failure_at(pt, result, va, &found)
     return result
 
 
@@ -1159,6 +1278,11 @@ cdef int check_table(PageTable pt, uint64_t offset, uint32_t level, uint64_t va,
         table.lock == 0 or table.lock >> 1 == own_record(pt).number, "I6", f"{where} is locked by {table.lock >> 1}"
     )
     broken(table.pins < 1 << 31, "I7", f"{where} has {table.pins} pins")
+    broken(table.refs != 0, "O1", f"{where} is named by no slot, it says")
+    broken(
+        tree.generation == 0 or table.generation != tree.generation or table.refs == 1,
+        "O2", f"{where} is the tree's own, and named by {table.refs} slots",
+    )
     for i in range(format.entries):
         entry = tree.memory + offset + (i << format.entry_shift)
         raw = entry_load(entry, format)
@@ -1175,6 +1299,11 @@ cdef int check_table(PageTable pt, uint64_t offset, uint32_t level, uint64_t va,
         if state == HUGE and in_run(format, raw):
             check_run_whole(pt, offset, level, i, raw, where)
         if state == TABLE:
+            broken(
+                is_own(tree, table) or not is_own(tree, table_of(tree.block, child_offset(tree, level, raw)))
+                or tree.is_snapshot,
+                "O2", f"entry {i} of {where}, which is shared, names a table of the tree's own",
+            )
             check_table(
                 pt, child_offset(tree, level, raw), level - 1, va_of_index(&tree.format, level, va, i), seen, parked
             )
@@ -1272,11 +1401,16 @@ cdef uint32_t attributes_asked(PageTable pt, object flags) except 0:
 
 
 cdef object outcome(PageTable pt, int result, uint64_t va, Found *found):
-    cdef Range op
     if result < FAILED:
         return OUTCOMES[result]
+    raise failure_at(pt, result, va, found)
+
+
+cdef object failure_at(PageTable pt, int result, uint64_t va, Found *found):
+    """failure, where the walk for va ended."""
+    cdef Range op
     op.where, op.where_level, op.where_state = va, found.level, found.state
-    raise failure(pt, result, &op)
+    return failure(pt, result, &op)
 
 
 cdef object failure(PageTable pt, int result, Range *op):
@@ -1290,6 +1424,8 @@ cdef object failure(PageTable pt, int result, Range *op):
         return OutOfFrames(f"no table left in {pt.frames!r} for {where}; nothing was changed")
     if result == IS_BAD:
         return FormatError(f"{where} holds a BAD entry at level {op.where_level}; nothing was changed")
+    if result == IS_SNAPSHOT:
+        return TypeError("a snapshot cannot be changed; fork() makes a table of it that can")
     if result == DEADLOCK:
         return RuntimeError(f"this thread holds the lock of a table of {where}, and would wait for itself")
     return livelock_at(op.where, op.where_level, op.where_state)

@@ -40,6 +40,7 @@ cdef enum Hit:
     FAULT = 4                   # nothing mapped
     DENIED = 5                  # mapped, but not for that access
     WAIT = 6                    # a slot in transition is in the way
+    SHARED = 7                  # to be marked in a table that other trees have too: it takes a copy first
 
 cdef struct Translation:
     uint64_t va                 # the first address
@@ -239,6 +240,8 @@ cdef int cache_fill(
             marked = attributes_set(format, raw, <uint32_t> marked)
             if marked == raw:
                 result = HIT
+            elif not is_own(tree, table_of(tree.block, found.table)):
+                result = SHARED
             elif format.shadow.offset:              # the fault handler marks the entry, and who has frozen it is waited for
                 change = entry_change(me, format, found.slot, &raw, marked)
                 result = HIT if change == CHANGED else WAIT if change == FROZEN else MISS

@@ -46,8 +46,10 @@ cdef enum Result:
     NO_MEMORY = 103
     LIVELOCK = 104
     BAD_ARGUMENT = 105      # from the C level only: Python's border has better words
-    RESTART = 106           # inside the core only, as what follows
-    IN_RUN = 107
+    IS_SNAPSHOT = 106
+    RESTART = 107           # inside the core only, as what follows
+    IN_RUN = 108
+    IS_SHARED = 109
 
 
 cdef inline bint owns_tables(Tree *tree, uint32_t level, int state) noexcept nogil:
@@ -144,8 +146,9 @@ cdef void table_fill_leaves(
 
 
 cdef inline void table_count(Tree *tree, Table *table, int64_t one) noexcept nogil:
-    """Count a table of the tree in, or out."""
+    """Count a table of the tree in, as its own, or out."""
     if one > 0:
+        table.generation = tree.generation
         store_release_32(&table.use, TABLE_LIVE)
     count_64(&tree.tables, one)
     count_64(&tree.table_bytes, one * <int64_t> tree.format.level[table.level].table_bytes)
@@ -210,6 +213,18 @@ cdef inline void table_unlock(Tree *tree, uint64_t table) noexcept nogil:
     lock_release(&table_of(tree.block, table).lock)
 
 
+cdef inline bint change_enter(Tree *tree, Record *me, Table *table, Table *child) noexcept nogil:
+    """Go inside the gate, for a change of one or two tables whose locks are held.
+
+    False, and not inside, when other trees have one of them too (share.pxi, O2): it takes a copy first.
+    """
+    critical_enter(me)
+    if is_own(tree, table) and (child is NULL or is_own(tree, child)) or is_faulty(SHARED_TABLE_CHANGED_UNDER_ITS_LOCK):
+        return True
+    critical_leave(me)
+    return False
+
+
 cdef inline int why_no_table(int state) noexcept nogil:
     """What to answer where a table was wanted and the slot holds something else."""
     if state == HUGE or state == INVALID:
@@ -247,9 +262,14 @@ cdef int populate(Tree *tree, Record *me, uint64_t va, Found *found) noexcept no
         if found.state != EMPTY and not is_faulty(POPULATE_DOES_NOT_LOOK_AGAIN):
             table_unlock(tree, found.table)         # somebody was faster: look again
             continue
+        if not change_enter(tree, me, table_of(tree.block, found.table), NULL):
+            table_unlock(tree, found.table)
+            result = unshare(tree, me, va, level, found)
+            if result != DONE:
+                return result
+            continue
         if is_faulty(POPULATE_LOCKS_NOTHING):
             table_unlock(tree, found.table)
-        critical_enter(me)
         fresh = branch_make(tree, va, level - 1)
         if fresh is not NULL:
             branch_count(tree, va, fresh)
@@ -336,52 +356,41 @@ cdef bint looks_empty(Tree *tree, uint64_t table, uint32_t level) noexcept nogil
 
 cdef int retract(Tree *tree, Record *me, uint64_t va, uint32_t level, Found *found) noexcept nogil:
     """TABLE to EMPTY, for the slot of `va` on that level, if nothing is in the table."""
-    cdef const LevelFormat *below = &tree.format.level[level - 1]
     cdef Table *child
-    cdef char *entries
-    cdef uint64_t i
-    cdef bint worth_it, begun
+    cdef bint worth_it
     cdef int result
-    section_enter(me)
-    walk(tree, va, level, found)
-    worth_it = found.level == level and found.state == TABLE and (
-        looks_empty(tree, child_offset(tree, level, found.raw), level - 1)
-    )
-    section_leave(me)
-    if found.level == level and found.state == TABLE and not worth_it:
-        return NOT_EMPTY                            # without disturbing anybody
-    result = table_lock(tree, me, va, level, found)
-    if result == NO_TABLE:
-        return why_no_table(found.state)
-    if result != DONE:
-        return result
-    if found.state != TABLE:
-        table_unlock(tree, found.table)
-        return why_no_table(found.state)
-    if not is_table(tree, child_offset(tree, level, found.raw), level - 1):
-        table_unlock(tree, found.table)
-        return IS_BAD
-    child = table_of(tree.block, child_offset(tree, level, found.raw))
-    if not is_faulty(RETRACT_LOCKS_NO_CHILD) and not lock_acquire(&child.lock, me.number):
-        table_unlock(tree, found.table)
-        return DEADLOCK
-    critical_enter(me)
-    entries = tree.memory + table_offset(tree.block, child)
-    for i in range(0 if is_faulty(RETRACT_TRUSTS_ITS_LOOK) else below.entries):                 # T3
-        if not is_empty(below, entry_freeze(below, entries + (i << below.entry_shift), RETRACT_FREEZES_NOTHING)):
-            thaw_entries(tree, entries, level - 1, i + 1)
-            result = NOT_EMPTY
+    while True:
+        section_enter(me)
+        walk(tree, va, level, found)
+        worth_it = found.level == level and found.state == TABLE and (
+            looks_empty(tree, child_offset(tree, level, found.raw), level - 1)
+        )
+        section_leave(me)
+        if found.level == level and found.state == TABLE and not worth_it:
+            return NOT_EMPTY                            # without disturbing anybody
+        result = table_lock(tree, me, va, level, found)
+        if result == NO_TABLE:
+            return why_no_table(found.state)
+        if result != DONE:
+            return result
+        if found.state != TABLE:
+            table_unlock(tree, found.table)
+            return why_no_table(found.state)
+        if not is_table(tree, child_offset(tree, level, found.raw), level - 1):
+            table_unlock(tree, found.table)
+            return IS_BAD
+        child = table_of(tree.block, child_offset(tree, level, found.raw))
+        if not is_faulty(RETRACT_LOCKS_NO_CHILD) and not lock_acquire(&child.lock, me.number):
+            table_unlock(tree, found.table)
+            return DEADLOCK
+        if change_enter(tree, me, table_of(tree.block, found.table), child):
             break
-    if result == DONE:
-        if is_faulty(STAMP_BEFORE_THE_SWITCH):
-            child.stamp = fetch_add_64(&tree.domain.epoch, 0)
-        if is_faulty(RETIRED_BEFORE_THE_SWITCH):
-            table_retire(tree, child)
-        begun = change_begin(tree)
-        entry_exchange(found.slot, tree.format.level[level].empty, &tree.format.level[level])
-        flush(tree, begun, slot_first(tree, level, va), slot_end(tree, level, va), NO_FLUSH_OF_A_RETRACT)
-        change_end(tree, begun)
-        count_64(&tree.retracts, 1)
+        lock_release(&child.lock)
+        table_unlock(tree, found.table)
+        result = unshare(tree, me, va, level - 1, found)
+        if result != DONE:
+            return result
+    result = retract_locked(tree, va, found.slot, level, child)
     if not is_faulty(RETRACT_LOCKS_NO_CHILD) and not (is_faulty(REFUSAL_KEEPS_A_LOCK) and result != DONE):
         lock_release(&child.lock)
     table_unlock(tree, found.table)
@@ -390,6 +399,28 @@ cdef int retract(Tree *tree, Record *me, uint64_t va, uint32_t level, Found *fou
     critical_leave(me)
     collect_a_few(tree.domain)
     return result
+
+
+cdef int retract_locked(Tree *tree, uint64_t va, char *slot, uint32_t level, Table *child) noexcept nogil:
+    """Freeze the table that a slot names, and empty the slot if nothing is in it: DONE or NOT_EMPTY."""
+    cdef const LevelFormat *below = &tree.format.level[level - 1]
+    cdef char *entries = tree.memory + table_offset(tree.block, child)
+    cdef uint64_t i
+    cdef bint begun
+    for i in range(0 if is_faulty(RETRACT_TRUSTS_ITS_LOOK) else below.entries):                 # T3
+        if not is_empty(below, entry_freeze(below, entries + (i << below.entry_shift), RETRACT_FREEZES_NOTHING)):
+            thaw_entries(tree, entries, level - 1, i + 1)
+            return NOT_EMPTY
+    if is_faulty(STAMP_BEFORE_THE_SWITCH):
+        child.stamp = fetch_add_64(&tree.domain.epoch, 0)
+    if is_faulty(RETIRED_BEFORE_THE_SWITCH):
+        table_retire(tree, child)
+    begun = change_begin(tree)
+    entry_exchange(slot, tree.format.level[level].empty, &tree.format.level[level])
+    flush(tree, begun, slot_first(tree, level, va), slot_end(tree, level, va), NO_FLUSH_OF_A_RETRACT)
+    change_end(tree, begun)
+    count_64(&tree.retracts, 1)
+    return DONE
 
 
 cdef void thaw_entries(Tree *tree, char *entries, uint32_t level, uint64_t count) noexcept nogil:
@@ -431,7 +462,13 @@ cdef int collapse(
         if not is_faulty(COLLAPSE_LOCKS_NO_CHILD) and not lock_acquire(&child.lock, me.number):
             table_unlock(tree, found.table)
             return DEADLOCK
-        critical_enter(me)
+        if not change_enter(tree, me, table_of(tree.block, found.table), child):
+            lock_release(&child.lock)
+            table_unlock(tree, found.table)
+            result = unshare(tree, me, va, level - 1, found)
+            if result != DONE:
+                return result
+            continue
         entries = tree.memory + table_offset(tree.block, child)
         result = NO_FRAMES
         if tables_park(tree.block, tree.order[level - 1], 1):
@@ -650,7 +687,12 @@ cdef int collapse_to_run(
         if before is not NULL and before.bytes >= run.bytes:
             table_unlock(tree, found.table)
             return ALREADY if before is run else IS_HUGE
-        critical_enter(me)
+        if not change_enter(tree, me, table_of(tree.block, found.table), NULL):
+            table_unlock(tree, found.table)
+            result = unshare(tree, me, va, level, found)
+            if result != DONE:
+                return result
+            continue
         result = run_make(tree, found.table, run_start(run, va), level, run, how)
         critical_leave(me)
         table_unlock(tree, found.table)
@@ -705,15 +747,18 @@ cdef int leaf_change_in_run(
         result = table_lock(tree, me, va, level, found)
     if result != DONE:
         return RESTART if result == NO_TABLE else result
-    critical_enter(me)
-    if found.state == TABLE:
+    result = IS_SHARED
+    if change_enter(tree, me, table_of(tree.block, found.table), NULL):
         result = RESTART
-    elif run_change(tree, found, va, expected, desired, withdrawn, had) != CHANGED:
-        result = ALREADY
-    critical_leave(me)
+        if found.state != TABLE:
+            result = DONE if run_change(tree, found, va, expected, desired, withdrawn, had) == CHANGED else ALREADY
+        critical_leave(me)
     if not is_held:
         table_unlock(tree, found.table)
-    return result
+    if result != IS_SHARED:
+        return result
+    result = unshare(tree, me, va, level, found)
+    return RESTART if result == DONE else result
 
 
 # -- split ------------------------------------------------------------------------------------------------------------
@@ -742,27 +787,44 @@ cdef int split(
                 return ALREADY
             result = table_lock(tree, me, va, level, found)
             if result == DONE:
-                if found.state == HUGE and run is not NULL and run_of(format, found.raw) is run:
-                    critical_enter(me)
-                    result = split_run(tree, found, va, run, target, into)
-                    critical_leave(me)
-                    table_unlock(tree, found.table)
-                    return result
-                if run is NULL and not in_run(format, found.raw) and (
-                    owns_tables(tree, level, found.state) or is_faulty(SPLIT_DOES_NOT_LOOK_AGAIN)
-                ):
-                    critical_enter(me)
-                    result = split_slot(tree, found.slot, level, target if target else level - 1, into, va)
-                    critical_leave(me)
-                    table_unlock(tree, found.table)
-                    return result
+                result = split_found(tree, me, va, run, target, into, found)
                 table_unlock(tree, found.table)
-            elif result != NO_TABLE:
+            if result == IS_SHARED:
+                result = unshare(tree, me, va, level, found)
+                if result == DONE:
+                    continue
+            if result != NO_TABLE and result != RESTART:
                 return result
         elif found.state != BUSY and found.state != INVALID:
             return NOT_HUGE if target == 0 or found.state != HUGE else ALREADY
         if not again(tree, found.table, &turns):
             return LIVELOCK
+
+
+cdef int split_found(
+    Tree *tree, Record *me, uint64_t va, const Run *run, uint32_t target, const Run *into, const Found *found
+) noexcept nogil:
+    """For the holder of the table's lock: split what was found, if it is what the caller looked for; or RESTART, IS_SHARED.
+
+    run: which it was part of, or NULL.
+    """
+    cdef const LevelFormat *format = &tree.format.level[found.level]
+    cdef int result
+    if run is not NULL:
+        if found.state != HUGE or run_of(format, found.raw) is not run:
+            return RESTART
+    elif in_run(format, found.raw) or not owns_tables(tree, found.level, found.state) and (
+        not is_faulty(SPLIT_DOES_NOT_LOOK_AGAIN)
+    ):
+        return RESTART
+    if not change_enter(tree, me, table_of(tree.block, found.table), NULL):
+        return IS_SHARED
+    if run is not NULL:
+        result = split_run(tree, found, va, run, target, into)
+    else:
+        result = split_slot(tree, found.slot, found.level, target if target else found.level - 1, into, va)
+    critical_leave(me)
+    return result
 
 
 cdef int split_run(

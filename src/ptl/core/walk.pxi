@@ -35,6 +35,9 @@ cdef struct Tree:
     uint64_t limit[LEVELS + 1]      # the last offset at which a table of this level fits (W2)
     Table *nothing[LEVELS + 1]      # the table of this level that empty slots name, where the format has them name one
     uint32_t order[LEVELS + 1]      # of frames a table of this level takes
+    bint is_snapshot
+    uint64_t generation             # 0 until it shares tables (share.pxi)
+    uint64_t held                   # locks of tables that Python code holds
     uint64_t tables                 # live tables, the root included, and their bytes
     uint64_t table_bytes
     uint64_t map_failures
@@ -47,6 +50,7 @@ cdef struct Tree:
     uint64_t retired
     uint64_t moves
     uint64_t bad_cleared
+    uint64_t copies
     void *arch                      # which format this is: what is global is so for tables of the same
     Attachment *attached            # TLBs to flush (tlb.pxi)
     uint32_t attached_lock
@@ -266,6 +270,13 @@ cdef inline bint is_table(Tree *tree, uint64_t offset, uint32_t level) noexcept 
     cdef Table *table = table_of(tree.block, offset)
     # Acquire, partner: table_count, before the slot named the table.
     return load_acquire_32(&table.use) == TABLE_LIVE and table.level == level and table_offset(tree.block, table) == offset
+
+
+cdef inline bint is_own(Tree *tree, Table *table) noexcept nogil:
+    """Whether this tree, and no other, may change a table (share.pxi, O2); inside the gate, where no number changes."""
+    # Relaxed, partner: tree_share, by way of the gate.
+    cdef uint64_t generation = load_relaxed_64(&tree.generation)
+    return generation == 0 or table.generation == generation
 
 
 cdef bint again(Tree *tree, uint64_t table, uint32_t *turns) noexcept nogil:

@@ -15,6 +15,7 @@ cdef enum:
 
 cdef struct World:
     Tree *tree
+    Tree *twin                          # another in the same block, which may share its tables; or NULL
     Block *block
     Domain *domain
     Record *records[LAB_THREADS]        # of the model threads
@@ -39,7 +40,9 @@ cdef uint64_t world_copy(World *world, bint back, char *image) noexcept nogil:
     block.next = next_block             # other threads make and drop other blocks
     used += world_part(back, image, used, block.tables, block.frames * sizeof(Table))
     used += world_part(back, image, used, world.tree.memory, block.bytes)
-    used += world_part(back, image, used, &world.tree.tables, <char *> (world.tree + 1) - <char *> &world.tree.tables)
+    used += world_tree(back, image, used, world.tree)
+    if world.twin is not NULL:
+        used += world_tree(back, image, used, world.twin)
     used += world_part(back, image, used, world.domain, sizeof(Domain))
     while record is not NULL:
         used += world_part(back, image, used, record, <char *> &record.padding - <char *> record)
@@ -60,6 +63,11 @@ cdef inline uint64_t world_part(bint back, char *image, uint64_t used, void *par
     return length
 
 
+cdef inline uint64_t world_tree(bint back, char *image, uint64_t used, Tree *tree) noexcept nogil:
+    """What of a tree a step can change."""
+    return world_part(back, image, used, &tree.generation, <char *> (tree + 1) - <char *> &tree.generation)
+
+
 cdef inline uint64_t mixed(uint64_t hash, uint64_t value) noexcept nogil:
     hash = (hash ^ value) * <uint64_t> 0x9e3779b97f4a7c15
     return hash ^ hash >> 29
@@ -75,9 +83,11 @@ cdef uint64_t world_hash(World *world) noexcept nogil:
     for i in range(block.table_top):
         table = &block.tables[i]
         hash = mixed(hash, <uint64_t> table.lock << 32 | table.use << 8 | table.level)
-        hash = mixed(hash, table.pins)
+        hash = mixed(hash, <uint64_t> table.pins << 32 | (table.refs if table.use == TABLE_LIVE else 0))
     hash = mixed(hash, block.taken)
     hash = mixed(hash, world.tree.tables)
+    if world.twin is not NULL:
+        hash = mixed(hash, world.twin.tables)
     for i in range(LEVELS):
         hash = mixed(hash, block.parked[i])
     for i in range(world.threads):
@@ -98,6 +108,11 @@ cdef uint64_t mapping_hash(Tree *tree, uint64_t offset, uint32_t level) noexcept
         else:
             hash = mixed(hash, raw)
     return hash
+
+
+cdef inline bint is_in(Tree *tree, uint64_t sought) noexcept nogil:
+    """Whether a tree, which may be NULL, has the table at that offset."""
+    return tree is not NULL and is_named(tree, tree.root, tree.format.levels, sought)
 
 
 cdef bint is_named(Tree *tree, uint64_t offset, uint32_t level, uint64_t sought) noexcept nogil:

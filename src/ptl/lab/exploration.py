@@ -6,6 +6,7 @@ threads of Python          the states of a small machine, each visited once     
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,12 +21,15 @@ from ptl.lab.machine import State
 from ptl.lab.operations import Operation
 from ptl.lab.paths import MakesPath
 
+Twin: TypeAlias = Literal["empty", "fork", "snapshot"]
 Verdict: TypeAlias = Literal["proved", "bounded", "failed"]
 Setup: TypeAlias = Callable[[PageTable], object]
+Prepare: TypeAlias = Callable[[PageTable, PageTable], object]
 Invariant: TypeAlias = Callable[[PageTable], str | None]
 """Called at each new state of rest: None, or what is wrong."""
 
 NO_SERIAL_ORDER = "no serial order gives this result"
+NAMES_OF_TABLES = re.compile("(?:root|table at) (0x[0-9a-f]+)")
 SHORTEN_EXECUTIONS = 20_000
 """How many executions are spent on each number of preemptions to find a schedule with fewer."""
 
@@ -97,6 +101,11 @@ class Laboratory:
     """How many CPUs use the table, each with a TLB that every change flushes."""
     unattached: int = 0
     """How many CPUs more there are, that an operation may attach; they are numbered after the others."""
+    twin: Twin | None = None
+    """What other table there is in the same frames: an empty one, for an operation that forks, or one that shares."""
+    prepare: Prepare | None = None
+    """Called with both tables, before anything is explored."""
+    other: PageTable | None = field(init=False, default=None)
     table: PageTable = field(init=False)
     model: Model = field(init=False)
     _tlbs: list[Tlb] = field(init=False, repr=False)
@@ -112,6 +121,12 @@ class Laboratory:
         self._tlbs = [Tlb(sets=1, ways=2) for _ in range(self.tlbs)]
         for tlb in self._tlbs:
             tlb.attach(self.table)
+        if self.twin == "empty":
+            self.other = PageTable(described, frames=frames)
+        elif self.twin is not None:
+            self.other = self.table.fork() if self.twin == "fork" else self.table.snapshot()
+        if self.prepare is not None and self.other is not None:
+            self.prepare(self.table, self.other)
         self.model = Model(
             self.table,
             [[(each.name, *each.numbers) for each in operations] for operations in self.threads],
@@ -119,6 +134,7 @@ class Laboratory:
             locks=self.locks,
             barrier=self.barrier,
             unattached=[Tlb(sets=1, ways=2) for _ in range(self.unattached)],
+            twin=self.other,
         )
         if self.is_serialisable:
             self.model.explore(self.judge, serial=True)
@@ -126,13 +142,16 @@ class Laboratory:
     def judge(self) -> str | None:
         """Look at the world at rest: None, or what is wrong."""
         table = self.table
+        both = [table] if self.other is None else [table, self.other]
         try:
-            table.check()
+            for each in both:
+                each.check()
         except InvariantError as error:
             return str(error)
         table.frames.domain.reclaim()
         waiting = table.frames.domain.stats()["limbo"]
-        lost = table.frames.stats()["tables"] - table.stats()["tables"] - (waiting if self.is_left_inside else 0)
+        named = set().union(*(NAMES_OF_TABLES.findall(each.dump()) for each in both))
+        lost = table.frames.stats()["tables"] - len(named) - (waiting if self.is_left_inside else 0)
         if lost:
             return f"leak: {lost} tables are in nobody's hands"
         return self.invariant(table) if self.invariant is not None else None
@@ -255,6 +274,8 @@ def explore(
     is_left_inside: bool = False,
     tlbs: int = 0,
     unattached: int = 0,
+    twin: Twin | None = None,
+    prepare: Prepare | None = None,
     preemptions: int | None = None,
     most: int | None = None,
 ) -> Exploration:
@@ -269,6 +290,8 @@ def explore(
     is_left_inside: whether threads end inside a section, so that tables may stay in limbo.
     tlbs: how many CPUs use the table, each with a TLB that every change flushes.
     unattached: how many CPUs more there are, that `attach` lets use it.
+    twin: what other table there is in the same frames, for operations `on_twin`: "empty", "fork" or "snapshot".
+    prepare: called with both of them before anything is explored.
     preemptions, most: bounds; then nothing is proved.
 
     Blocking; gives up the GIL for the core. Raises ValueError for what a lab cannot drive.
@@ -301,6 +324,8 @@ def explore(
         is_left_inside=is_left_inside,
         tlbs=tlbs,
         unattached=unattached,
+        twin=twin,
+        prepare=prepare,
     )
     return laboratory.explore(preemptions=preemptions, most=most)
 

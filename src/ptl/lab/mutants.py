@@ -117,6 +117,12 @@ def all_pages(pt: PageTable) -> None:
     pt.map(0, OLD, SPAN, page_size=PAGE)
 
 
+def own_tables_above(pt: PageTable, twin: PageTable) -> None:
+    """Two that share the leaf table at 0, and no table above it."""
+    pt.map(SPAN, NEW, PAGE)
+    twin.map(SPAN, NEW, PAGE)
+
+
 def tables_on_both_sides(pt: PageTable) -> None:
     """Two leaf tables; in the first a page."""
     pt.map(0, OLD, PAGE)
@@ -205,6 +211,7 @@ MOVE_OF_A_TABLE = trial([op.move(0, 2 * SPAN, SPAN)], [op.map(PAGE, NEW)], setup
 MOVE_OF_A_TABLE_AND_CHANGE = trial(
     [op.move(0, 2 * SPAN, SPAN), op.compare_exchange(2 * SPAN, leaf(OLD), leaf(NEW))], [op.translate(0)], setup=one_page
 )
+FORK_AND_LOOK = (op.fork(), op.on_twin(op.translate(0)))
 ENDS_INSIDE = trial(
     [op.enter(), op.walk(PAGE), op.end()],
     [op.retract(0), op.reclaim()],
@@ -516,6 +523,59 @@ _ALL: Final = (
     Mutant(
         "table handed over", "a move hands over the table itself, as the kernel does (M2)", MOVE_OF_A_TABLE_AND_CHANGE
     ),
+    # Sharing.
+    Mutant(
+        "gate without its barrier",
+        "who closes the gate does not wait until others' stores are seen (E)",
+        trial(FORK_AND_LOOK, [op.map(0, NEW)], setup=empty_table, twin="empty", memory="tso"),
+    ),
+    Mutant(
+        "gate waits for nobody",
+        "a snapshot is made while changes are under way (O3)",
+        trial(FORK_AND_LOOK, [op.map(0, NEW)], setup=empty_table, twin="empty"),
+    ),
+    Mutant(
+        "shared table changed",
+        "an entry of a table that other trees have too is changed (O2)",
+        trial([op.unmap(0)], [op.on_twin(op.translate(0))], setup=all_pages, twin="fork"),
+    ),
+    Mutant(
+        "shared table changed under its lock",
+        "a transition freezes and retires a table that other trees have too (O2)",
+        trial([op.collapse(0)], [op.on_twin(op.translate(0))], setup=all_pages, twin="fork"),
+    ),
+    Mutant(
+        "copy leaves no reference",
+        "what a copy names is not counted once more (O5)",
+        trial(FORK_AND_LOOK, [op.unmap(0), op.reclaim()], setup=all_pages, twin="empty", batch_tables=1),
+    ),
+    Mutant(
+        "shared table taken over",
+        "the last who names a table changes it where it is (O4)",
+        trial(
+            [op.translate(0)],
+            [op.unmap(PAGE), op.on_twin(op.unmap(0))],
+            setup=all_pages,
+            twin="fork",
+            prepare=own_tables_above,
+        ),
+    ),
+    Mutant(
+        "last reference freed at once",
+        "a table that no tree has any more is free before its readers have left (O6)",
+        trial(
+            [op.translate(0)],
+            [op.unmap(PAGE), op.on_twin(op.unmap(PAGE))],
+            setup=all_pages,
+            twin="fork",
+            prepare=own_tables_above,
+        ),
+    ),
+    Mutant(
+        "snapshot beside a lock",
+        "a table is shared while somebody holds its lock (O7)",
+        trial([op.fork()], [op.map_lock(0, NEW)], setup=empty_table, twin="empty"),
+    ),
     # Flushes and shadows.
     Mutant("flushed before the switch", "a change of an entry flushes before it is made (B1)", USE_BESIDE_UNMAP),
     Mutant(
@@ -529,14 +589,14 @@ _ALL: Final = (
         trial([op.attach(), op.touch(0), op.touch(0)], [op.collapse(0)], setup=all_pages, unattached=1),
     ),
     Mutant(
-        "attached beside sections",
-        "a Tlb is used before the sections are over in which a change did not see it attached",
-        trial([op.attach(), op.touch(0), op.touch(0)], [op.unmap(0)], setup=used_page, unattached=1),
-    ),
-    Mutant(
         "no flush of an entry",
         "a change of one entry flushes nothing (N4)",
         test="test_tlb.py::test_a_change_of_an_entry_flushes",
+    ),
+    Mutant(
+        "no flush of a copy",
+        "the copy of a shared table takes its place without a flush (O8)",
+        test="test_share.py::test_a_cpu_forgets_what_it_found_in_a_table_that_was_copied",
     ),
     Mutant("no flush of a retract", "a retraction flushes nothing", test="test_tlb.py::test_a_retract_flushes"),
     Mutant(

@@ -144,6 +144,16 @@ def store(va: int, byte: int, *, cpu: int = 0) -> Operation:
     return Operation("touch", (va, 2, cpu, byte + 1))
 
 
+def fork() -> Operation:
+    """`PageTable.fork`: the twin holds what the table holds at one moment. Needs `twin="empty"`."""
+    return Operation("fork")
+
+
+def on_twin(operation: Operation) -> Operation:
+    """The same, on another table that may share tables with the first. Needs `twin`."""
+    return Operation(f"twin {operation.name}", operation.numbers)
+
+
 def attach(cpu: int = 0) -> Operation:
     """`Tlb.attach`: from here on this CPU may touch the table. Needs `unattached`."""
     return Operation("attach", (cpu,))
