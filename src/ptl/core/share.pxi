@@ -21,8 +21,8 @@ O4  Who wants to change a shared table copies those on the way to it, from above
 O5  What a copied table names, the copy names as well: each is counted once more before a slot names the copy.
 O6  Who takes the last reference away retires the table: readers of any of its trees may still be inside.
 O7  While Python code holds the lock of a table, that table is nobody's but its tree's (contract, C7): a snapshot waits.
-O8  Hardware may mark leaves in a shared table until the copy is in its place and the TLBs are flushed. So a copy's leaves
-    are frozen, and its lock is held, until what was marked has been collected from there, as T5 says.
+O8  Hardware may mark leaves in a shared table until the copy is in its place and the TLBs are flushed. What it has marked
+    since the copy was made is then marked in the copy too.
 
 Snapshot: blocking on the changes under way and on locks that Python code holds, O(entries of the root). The first change in
 a table since then: blocking as a populate, O(entries) for each table on the way that is shared.
@@ -130,7 +130,7 @@ cdef int unshare(Tree *tree, Record *me, uint64_t va, uint32_t level, Found *fou
             if is_own(tree, table) and found.state == TABLE and (
                 is_table(tree, child_offset(tree, found.level, found.raw), number)
             ):
-                result = slot_unshare(tree, me, found, va)
+                result = slot_unshare(tree, found, va)
             critical_leave(me)
             lock_release(&table.lock)
             collect_a_few(tree.domain)
@@ -142,64 +142,75 @@ cdef int unshare(Tree *tree, Record *me, uint64_t va, uint32_t level, Found *fou
             return LIVELOCK
 
 
-cdef int slot_unshare(Tree *tree, Record *me, const Found *found, uint64_t va) noexcept nogil:
-    """Let a slot name a table of the tree's own in place of a shared one; its table's lock is held, inside the gate."""
+cdef int slot_unshare(Tree *tree, const Found *found, uint64_t va) noexcept nogil:
+    """Let a slot name a copy in place of a shared table, inside the gate, its table's lock held: DONE or NO_FRAMES."""
     cdef const LevelFormat *format = &tree.format.level[found.level - 1]
     cdef Table *shared = table_of(tree.block, child_offset(tree, found.level, found.raw))
     cdef Table *copy
-    cdef bint begun
+    cdef Table *copied = NULL                       # as the copy was at first, to tell what was marked later
+    cdef bint is_marked = may_be_marked(format), begun
     if is_own(tree, shared):
         return DONE                                 # somebody was faster
     if is_faulty(SHARED_TABLE_TAKEN_OVER) and load_acquire_64(&shared.refs) == 1:
         shared.generation = tree.generation
         return DONE
-    copy = tables_take(tree.block, shared.order, 1)
+    copy = tables_take(tree.block, shared.order, 1 + is_marked)
     if copy is NULL:
         return NO_FRAMES
-    if not table_copy(tree, copy, shared, format.number):
+    if is_marked:
+        copied = copy.link
+        copy.link = NULL
+    if table_copy(tree, copy, shared, format.number):
+        if is_marked:
+            memcpy(table_memory(tree, copied), table_memory(tree, copy), format.table_bytes)
+        begun = change_begin(tree)
+        table_publish(tree, found.slot, found.level, copy)
+        flush(tree, begun, slot_first(tree, found.level, va), slot_end(tree, found.level, va), NO_FLUSH_OF_A_COPY)
+        if is_marked:
+            marks_collect(tree, copy, copied, shared, format)
+        change_end(tree, begun)
+        table_count(tree, shared, -1)
+        table_let_go(tree, shared)
+        count_64(&tree.copies, 1)
+        copy = NULL
+    if copied is not NULL:
+        table_return(copied)
+    if copy is not NULL:
         table_return(copy)
         return NO_FRAMES
-    if format.attributes.used_mask and not format.frozen_is_hidden and format.shadow.offset == 0:
-        lock_try(&copy.lock, me.number)             # nobody else knows it
-        leaves_freeze_private(tree, copy, format)
-    begun = change_begin(tree)
-    table_publish(tree, found.slot, found.level, copy)
-    flush(tree, begun, slot_first(tree, found.level, va), slot_end(tree, found.level, va), NO_FLUSH_OF_A_COPY)
-    if lock_owner(&copy.lock) == me.number:
-        leaves_thaw_marked(tree, copy, shared, format)
-        lock_release(&copy.lock)
-    change_end(tree, begun)
-    table_count(tree, shared, -1)
-    table_let_go(tree, shared)
-    count_64(&tree.copies, 1)
     return DONE
 
 
-cdef void leaves_freeze_private(Tree *tree, Table *copy, const LevelFormat *format) noexcept nogil:
-    """Freeze the leaves of a table that no slot names yet."""
-    cdef char *entry = tree.memory + table_offset(tree.block, copy)
-    cdef uint64_t raw, i
-    for i in range(format.entries):
-        raw = entry_load(entry, format)
-        if is_leaf(format, raw):
-            entry_store_private(entry, raw | format.frozen_present, format)
-        entry += <uint64_t> 1 << format.entry_shift
+cdef inline char *table_memory(Tree *tree, Table *table) noexcept nogil:
+    return tree.memory + table_offset(tree.block, table)
 
 
-cdef void leaves_thaw_marked(Tree *tree, Table *copy, Table *shared, const LevelFormat *format) noexcept nogil:
-    """Thaw the leaves of a copy, accessed and dirty where hardware has marked the other meanwhile (O8)."""
-    cdef char *entry = tree.memory + table_offset(tree.block, copy)
-    cdef uint64_t distance = table_offset(tree.block, shared) - table_offset(tree.block, copy), raw, new, late, i
+cdef inline bint may_be_marked(const LevelFormat *format) noexcept nogil:
+    """Whether hardware marks leaves of that level itself; behind shadows, and where a freeze hides runs, software does."""
+    return format.has_leaf and format.attributes.used_mask and not format.frozen_is_hidden and format.shadow.offset == 0
+
+
+cdef void marks_collect(
+    Tree *tree, Table *copy, Table *copied, Table *shared, const LevelFormat *format
+) noexcept nogil:
+    """Mark in a copy the leaves that hardware has marked in the shared table since it was copied (O8)."""
+    cdef char *entry = table_memory(tree, copy)
+    cdef char *before = table_memory(tree, copied)
+    cdef char *after = table_memory(tree, shared)
+    cdef uint64_t raw, late, i
     for i in range(format.entries):
-        raw = entry_load(entry, format)
-        while is_leaf(format, raw) and is_frozen(format, raw):
-            late = entry_load(entry + distance, format)
-            new = thawed(format, raw)
-            if (late ^ raw) & format.attributes.used_mask and is_leaf(format, late):
-                new = leaf_used(format, new, attributes_of(format, late) & USED)
-            if entry_compare_exchange(entry, &raw, new, format):        # fails only by a mark of hardware's (N2)
-                break
+        late = entry_load(after, format)
+        if (late ^ entry_load(before, format)) & format.attributes.used_mask and is_leaf(format, late):
+            raw = entry_load(entry, format)
+            # Ends: a failure is somebody else's change. What is another leaf by now was not marked.
+            while is_leaf(format, raw) and (raw ^ late) & ~(format.attributes.mask | frozen_bit(format, raw)) == 0:
+                if entry_compare_exchange(
+                    entry, &raw, leaf_used(format, raw, attributes_of(format, late) & USED), format
+                ):
+                    break
         entry += <uint64_t> 1 << format.entry_shift
+        before += <uint64_t> 1 << format.entry_shift
+        after += <uint64_t> 1 << format.entry_shift
 
 
 cdef int cpu_access(
