@@ -15,7 +15,20 @@ from dataclasses import asdict
 from typing import Any
 
 from ptl._version import __version__
-from ptl.bench import batch, curves, instructions, iteration, memory, peers, races, ranges, reclamation, scaling, single
+from ptl.bench import (
+    batch,
+    curves,
+    instructions,
+    iteration,
+    memory,
+    peers,
+    races,
+    ranges,
+    reclamation,
+    scaling,
+    sharing,
+    single,
+)
 from ptl.bench.measure import Contest, Finding, Quartiles
 from ptl.bench.native import Missing
 from ptl.bench.settings import Size
@@ -26,6 +39,7 @@ SECTIONS = {
     "single": single.contests,
     "ranges": ranges.contests,
     "iteration": iteration.contests,
+    "sharing": sharing.contests,
     "reclamation": reclamation.contests,
     "scaling": scaling.contests,
 }
