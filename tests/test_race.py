@@ -340,7 +340,7 @@ def test_a_wrong_translation_counts_whatever_the_collapser_was_doing(
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_table_that_lies_is_found_out(child: Child, monkeypatch: pytest.MonkeyPatch, policy: str) -> None:
     """All pages that nobody changes are moved after the race has noted where they should be."""
-    honest = race._lay_course
+    honest = race.lay_course
 
     def lying(field: race.Field, table: ptl.PageTable, policy: str) -> _race.Course:
         course = honest(field, table, policy)
@@ -348,7 +348,7 @@ def test_a_table_that_lies_is_found_out(child: Child, monkeypatch: pytest.Monkey
             table.map(placed.va, 0, placed.length, placed.flags, replace=True)
         return course
 
-    monkeypatch.setattr(race, "_lay_course", lying)
+    monkeypatch.setattr(race, "lay_course", lying)
     result = invoke("--seconds", 0.6, "--pid", child.pid, "--policy", policy, "--json")
     assert result.exit_code == 1
     found = json.loads(result.stdout)
@@ -405,6 +405,28 @@ def test_right_expectations_are_never_wrong(policy: str) -> None:
     reader = Track(policy).read()
     assert reader.wrong == 0
     assert sum(count for _, count in reader.latencies.buckets()) == reader.done
+
+
+def test_threads_may_begin_again() -> None:
+    """After a stop, nobody does more than the operation it is in, until the course is resumed; then for so long."""
+    track = Track("epoch")
+    track.table.unmap(2 * HUGE, HUGE)
+    reader, faulter, collapser = (_race.Runner(track.course, seed) for seed in (1, 2, 3))
+
+    def everybody() -> list[int]:
+        reader.read(nanoseconds=1_000_000)
+        faulter.fault(0, 1, naps=False, nanoseconds=1_000_000)
+        return [reader.done, faulter.done, collapser.done]
+
+    track.course.stop()
+    collapser.collapse("file")
+    assert everybody() == [0, 0, 0]
+    track.course.resume()
+    first = everybody()
+    assert first[0] > 0 < first[1]
+    track.course.stop()
+    assert everybody() == first
+    track.table.check()
 
 
 @pytest.mark.parametrize("policy", POLICIES)

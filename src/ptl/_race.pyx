@@ -90,6 +90,7 @@ cdef enum:
     NAP_NS = 50_000     # so that a fault thread costs no core of its own, and its faults come at moments of their own
 
 cdef uint64_t UNMAPPED = <uint64_t> -1
+cdef uint64_t FOREVER = <uint64_t> -1
 
 POLICIES = {"epoch": EPOCH, "vma_lock": VMA_LOCK, "mmap_lock": MMAP_LOCK}
 KINDS = {"idle": IDLE, "file": FILE, "anonymous": ANONYMOUS}
@@ -193,6 +194,10 @@ cdef class Course:
         """Let every thread end after the operation it is in."""
         store_release_32(&self.stop_flag, 1)
 
+    def resume(self):
+        """Let threads begin once more after `stop`; every thread has ended."""
+        store_release_32(&self.stop_flag, 0)
+
     cdef inline bint stopped(self) noexcept nogil:
         return load_acquire_32(&self.stop_flag)
 
@@ -254,17 +259,17 @@ cdef class Runner:
         """How many operations so far; readable while it runs."""
         return load_relaxed_64(&self.operations)
 
-    def read(self):
-        """Translate addresses picked at random, and check every answer."""
+    def read(self, *, uint64_t nanoseconds=FOREVER):
+        """Translate addresses picked at random, and check every answer; for so long, at most."""
         with nogil:
-            self.read_loop(self.course)
+            self.read_loop(self.course, nanoseconds)
 
-    cdef void read_loop(self, Course course) noexcept nogil:
-        cdef uint64_t now, before = clock_ns(), pick, va, pa, offset
+    cdef void read_loop(self, Course course, uint64_t nanoseconds) noexcept nogil:
+        cdef uint64_t now, begun = clock_ns(), before = begun, pick, va, pa, offset
         cdef uint64_t first, second
         cdef uint32_t mapping
         cdef bint may_be_unmapped
-        while not course.stopped():
+        while not course.stopped() and before - begun < nanoseconds:
             pick = next_random(&self.random)
             offset = pick >> 8 & (course.region_bytes - 1)
             may_be_unmapped = False
@@ -294,20 +299,22 @@ cdef class Runner:
                 self.wrong += 1
             store_relaxed_64(&self.operations, self.operations + 1)
 
-    def fault(self, uint64_t first, uint64_t count):
+    def fault(self, uint64_t first, uint64_t count, *, bint naps=True, uint64_t nanoseconds=FOREVER):
         """Map pages of `count` fault regions from number `first`, which are this thread's own, and unmap them again; and
-        between them set and clear accessed in pages that are being collapsed, as an access fault does.
+        between them set and clear accessed in pages that are being collapsed, as an access fault does. For so long, at most.
 
-        Eight faults, then a nap: a thread that faults without a pause would take a core from the others.
+        naps: eight faults, then a nap; for where a thread that faults without a pause would take a core from the others.
         """
         if count == 0 or first + count > self.course.faulting_count:
             raise ValueError(f"there are {self.course.faulting_count} fault regions, not {first + count}")
         with nogil:
-            self.fault_loop(self.course, first, count)
+            self.fault_loop(self.course, first, count, naps, nanoseconds)
 
-    cdef void fault_loop(self, Course course, uint64_t first, uint64_t count) noexcept nogil:
-        cdef uint64_t turn = 0, pick, offset, i
-        while not course.stopped():
+    cdef void fault_loop(
+        self, Course course, uint64_t first, uint64_t count, bint naps, uint64_t nanoseconds
+    ) noexcept nogil:
+        cdef uint64_t turn = 0, pick, offset, i, begun = clock_ns()
+        while not course.stopped() and clock_ns() - begun < nanoseconds:
             region = &course.faulting[first + turn % count]
             turn += 1
             pick = next_random(&self.random)
@@ -315,7 +322,7 @@ cdef class Runner:
                 offset = (pick + i % ROUND * course.page_bytes * 7) & (course.region_bytes - 1) & ~(course.page_bytes - 1)
                 self.timed_fault(course, region, offset, i < ROUND)
                 self.timed_touch(course)
-                if i % BURST == 0:
+                if naps and i % BURST == 0:
                     sleep_ns(NAP_NS)
 
     cdef void timed_fault(self, Course course, Region *region, uint64_t offset, bint mapping) noexcept nogil:

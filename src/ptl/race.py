@@ -217,7 +217,7 @@ def run_one(
     domain = EpochDomain()
     frames = Frames(min(8 << 30, 1 << arch.table_bits), domain=domain)
     table = PageTable(arch, frames=frames)
-    course = _lay_course(field, table, policy)
+    course = lay_course(field, table, policy)
     over = threading.Event()
     seed = settings.seed << 12
     readers = [_race.Runner(course, seed + 1 + number) for number in range(settings.readers)]
@@ -233,7 +233,7 @@ def run_one(
         course.stop()
         over.set()
 
-    elapsed = _race_for(settings.seconds / len(KINDS), work, stop, f"{policy}, {kind}", tick)
+    elapsed = run_for(settings.seconds / len(KINDS), work, stop, f"{policy}, {kind}", tick)
     if any(runner.failures for runner in faulters):
         raise RaceError(f"{policy}, {kind}: a fault thread could not map or unmap a page of its own")
     table.check()
@@ -243,8 +243,8 @@ def run_one(
         "seconds": elapsed,
         "translations": sum(runner.done for runner in readers),
         "faults": sum(runner.done for runner in faulters),
-        "latency_buckets": _add_buckets(runner.latencies.buckets() for runner in readers),
-        "fault_latency_buckets": _add_buckets(runner.latencies.buckets() for runner in faulters),
+        "latency_buckets": add_buckets(runner.latencies.buckets() for runner in readers),
+        "fault_latency_buckets": add_buckets(runner.latencies.buckets() for runner in faulters),
         "collapses": counts["collapses"],
         "splits": counts["splits"],
         "retracts": counts["retracts"],
@@ -257,7 +257,7 @@ def run_one(
     }
 
 
-def _lay_course(field: Field, table: PageTable, policy: str) -> _race.Course:
+def lay_course(field: Field, table: PageTable, policy: str) -> _race.Course:
     """Map everything, and hand the addresses to the native loops."""
     page, huge = table.arch.page_sizes[:2]
     for placed in field.pages:
@@ -276,7 +276,7 @@ def _lay_course(field: Field, table: PageTable, policy: str) -> _race.Course:
     return _race.Course(table, policy, collapsing, faulting, pages, len(field.layout.spans))
 
 
-def _race_for(
+def run_for(
     seconds: float,
     work: Sequence[Callable[[], None]],
     stop: Callable[[], None],
@@ -318,7 +318,7 @@ def _race_for(
 # -- numbers ----------------------------------------------------------------------------------------------------------
 
 
-def _add_buckets(histograms: Iterable[Sequence[tuple[int, int]]]) -> list[tuple[int, int]]:
+def add_buckets(histograms: Iterable[Sequence[tuple[int, int]]]) -> list[tuple[int, int]]:
     """Histograms of the same buckets, added up."""
     total: dict[int, int] = {}
     for histogram in histograms:
@@ -333,7 +333,7 @@ def _merge(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for key, value in parts[0].items():
         values = [part[key] for part in parts]
         if isinstance(value, list):
-            merged[key] = _add_buckets(values)
+            merged[key] = add_buckets(values)
         else:
             merged[key] = max(values) if key == "limbo_max" else sum(values)
     return merged

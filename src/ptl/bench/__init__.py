@@ -2,7 +2,7 @@
 
     settings    how large, how long            native, peers   who takes part, and who is missing
     measure     in turn, median of ratios      pages           the addresses that everything is about
-    batch single ranges reclamation scaling memory curves races instructions       what is compared: a file each
+    batch single ranges reclamation scaling memory curves readers races instructions       what is compared: a file each
     suite       all of it, and the result
 
 Every number is a ratio of two things measured in turn within one run (`measure`). Single operations beside `dict`, for

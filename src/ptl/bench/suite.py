@@ -82,6 +82,8 @@ def run(size: Size, parts: Sequence[str] = PARTS, tick: Tick = lambda what: None
             tick(contest.title)
             result["curves"].append({"pages": count, **_plain(contest.measure(size.effort.part(0.25)))})
     if "race" in parts:
+        tick(readers.GROUP)
+        result["findings"] += [_plain(finding) for finding in readers.findings(size, lambda: tick(readers.GROUP))]
         tick("races of readers against a collapser")
         found = races.results(size, lambda: tick("races of readers against a collapser"))
         result["races"] = found
