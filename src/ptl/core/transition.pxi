@@ -525,7 +525,7 @@ cdef int collapse_locked(
 ) noexcept nogil:
     cdef const LevelFormat *format = &tree.format.level[level]
     cdef const LevelFormat *below = &tree.format.level[level - 1]
-    cdef uint64_t i, raw = 0, first = 0, first_va = slot_first(tree, level, va), last_va = slot_end(tree, level, va)
+    cdef uint64_t raw, first = 0, first_va = slot_first(tree, level, va), last_va = slot_end(tree, level, va)
     cdef uint64_t holes = 0
     cdef uint32_t attributes, used
     cdef bint begun
@@ -539,11 +539,7 @@ cdef int collapse_locked(
         entry_exchange(slot, format.busy, format)                                       # T4
     flush(tree, begun, first_va, last_va, NO_FLUSH_BEFORE_A_HUGE_LEAF)
     attributes = attributes_of(below, first)
-    used = attributes & USED
-    for i in range(below.entries):                                                      # T5
-        raw = entry_load(entries + (i << below.entry_shift), below)
-        if (raw ^ first) & below.attributes.mask and is_leaf(below, raw):
-            used |= attributes_of(below, raw) & USED
+    used = used_in(below, entries, below.entries, first)                                # T5
     if is_faulty(USED_COLLECTED_EARLY):
         entry_exchange(slot, format.busy, format)
     raw = attributes_set(below, first, (how.attributes if how.is_given else attributes) | used)
@@ -614,6 +610,19 @@ cdef uint64_t freeze_following(const LevelFormat *level, char *entries, uint64_t
             slot += <uint64_t> 1 << format.entry_shift
             i += 1
     return i
+
+
+cdef uint32_t used_in(const LevelFormat *level, char *entries, uint64_t count, uint64_t leaf) noexcept nogil:
+    """Accessed and dirty of a leaf and of so many frozen entries. Readers wait for this: most entries are passed over."""
+    cdef LevelFormat format = level[0]              # a copy, of which the compiler knows that no store changes it
+    cdef uint64_t mask = level.attributes.mask, i, raw, last = leaf
+    cdef uint32_t used = attributes_of(&format, leaf)
+    for i in range(count):
+        raw = entry_load(entries + (i << format.entry_shift), &format)
+        if (raw ^ last) & mask and is_leaf(&format, raw):
+            last = raw
+            used |= attributes_of(&format, raw)
+    return used & USED
 
 
 cdef bint differ(const LevelFormat *level, uint64_t raw, uint64_t other) noexcept nogil:
