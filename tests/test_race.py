@@ -429,6 +429,20 @@ def test_threads_may_begin_again() -> None:
     track.table.check()
 
 
+def test_every_line_of_entries_is_touched() -> None:
+    track = Track("epoch")
+    toucher = _race.Runner(track.course, 1)
+    thread = threading.Thread(target=toucher.touch_lines)
+    thread.start()
+    while toucher.done < 1:
+        thread.join(0.001)
+    track.course.stop()
+    thread.join()
+    accessed = [n for n in range(512) if "a" in track.table.lookup(HUGE + n * PAGE).flags]
+    assert accessed == (list(range(0, 512, 8)) if toucher.done % 2 else [])
+    assert track.table.stats()["collapses"] == 0
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("kind", ["file", "anonymous"])
 def test_all_roles_together(policy: str, kind: str) -> None:

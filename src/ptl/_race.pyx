@@ -86,6 +86,7 @@ cdef enum:
     LINEAR = 64         # below this many ns each has a bucket of its own; above, 32 buckets each doubling
     BUCKETS = LINEAR + 58 * 32
     ROUND = 64          # pages that a fault thread maps before it unmaps them
+    ENTRIES_A_LINE = 8  # of 64-bit entries
     BURST = 8           # faults between two naps
     NAP_NS = 50_000     # so that a fault thread costs no core of its own, and its faults come at moments of their own
 
@@ -301,7 +302,8 @@ cdef class Runner:
 
     def fault(self, uint64_t first, uint64_t count, *, bint naps=True, uint64_t nanoseconds=FOREVER):
         """Map pages of `count` fault regions from number `first`, which are this thread's own, and unmap them again; and
-        between them set and clear accessed in pages that are being collapsed, as an access fault does. For so long, at most.
+        between them set and clear accessed in pages that are being collapsed, as an access fault does. For so long, at
+        most.
 
         naps: eight faults, then a nap; for where a thread that faults without a pause would take a core from the others.
         """
@@ -337,19 +339,24 @@ cdef class Runner:
         self.finish_fault(before, result != 0)
 
     cdef void timed_touch(self, Course course) noexcept nogil:
-        cdef uint64_t pick = next_random(&self.random), before, va, raw = 0
-        cdef uint32_t level
+        cdef uint64_t pick = next_random(&self.random), before
+        cdef bint is_mapped
         region = &course.collapsing[(pick >> 32) % course.collapsing_count]
-        va = region.va + (pick & (course.region_bytes - 1))
         before = clock_ns()
         course.lock_shared(region.mapping)
+        is_mapped = self.touch(course, region.va + (pick & (course.region_bytes - 1)))
+        course.unlock(region.mapping)
+        self.finish_fault(before, not is_mapped)
+
+    cdef bint touch(self, Course course, uint64_t va) noexcept nogil:
+        """Set or clear accessed where that address is mapped."""
+        cdef uint64_t raw = 0
+        cdef uint32_t level
         # Ends: a failure means that somebody else changed the entry.
         while True:
             level = ptl_lookup(course.tree, va, &raw)
             if level == 0 or ptl_compare_exchange(course.tree, va, level, raw, raw ^ course.accessed) == 0:
-                break
-        course.unlock(region.mapping)
-        self.finish_fault(before, level == 0)
+                return level != 0
 
     cdef inline void finish_fault(self, uint64_t before, bint failed) noexcept nogil:
         self.latencies.add(clock_ns() - before)
@@ -383,6 +390,21 @@ cdef class Runner:
             course.lock_exclusive(region.mapping)
             self.retracts += ptl_retract(course.tree, region.va) == 0
             course.unlock(region.mapping)
+            turn += 1
+            store_relaxed_64(&self.operations, self.operations + 1)
+
+    def touch_lines(self):
+        """Never stop touching a page of each cache line of entries of the collapse regions: what a collapser writes, and
+        nothing that anybody has to wait for."""
+        with nogil:
+            self.touch_loop(self.course)
+
+    cdef void touch_loop(self, Course course) noexcept nogil:
+        cdef uint64_t turn = 0, line = course.page_bytes * ENTRIES_A_LINE, i
+        while not course.stopped():
+            region = &course.collapsing[turn % course.collapsing_count]
+            for i in range(course.region_bytes // line):
+                self.touch(course, region.va + i * line)
             turn += 1
             store_relaxed_64(&self.operations, self.operations + 1)
 
