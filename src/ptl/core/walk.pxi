@@ -149,33 +149,49 @@ cdef inline bint names_table(Tree *tree, uint32_t number, uint64_t raw) noexcept
     )
 
 
-cdef inline char *regular_slot(Tree *tree, uint32_t number, uint64_t raw, uint64_t va) noexcept nogil:
-    """The slot of an address in the table of that level that an entry names: one addition after the entry is known."""
+cdef inline char *regular_slot(Tree *tree, uint32_t number, uint64_t above, uint64_t va) noexcept nogil:
+    """The slot of an address in the table of that level that an entry names.
+
+    A sum of two that stays one in a load from there: no addition has to wait for the entry.
+    """
     cdef uint64_t slot_less_pa = as_computed(tree.memory_less_base + ((va >> (3 + 9 * number) & 511) << 3))
-    return <char *> (slot_less_pa + (raw & tree.format.level[number + 1].address_mask))
+    return <char *> (slot_less_pa + (above & tree.format.level[number + 1].address_mask))
 
 
-cdef inline uint32_t descend_regular(Tree *tree, uint64_t va, char **slot, uint64_t *raw) noexcept nogil:
-    """The level that the walk to level 1 ends on, in a format of four levels that is REGULAR_64: no variable shift."""
-    slot[0] = slot_in(&tree.format.level[4], 4, tree.top, va, REGULAR_64)
-    raw[0] = load_unhooked(slot[0], NATIVE_64)                          # W1
+cdef inline uint32_t descend_regular(Tree *tree, uint64_t va, uint64_t *above, uint64_t *raw) noexcept nogil:
+    """The level that the walk to level 1 ends on, in a format of four levels that is REGULAR_64: no variable shift.
+
+    *raw is the entry there, and *above the one that names its table: its slot is slot_below.
+    """
+    raw[0] = load_unhooked(slot_in(&tree.format.level[4], 4, tree.top, va, REGULAR_64), NATIVE_64)      # W1
     if not names_table(tree, 4, raw[0]):
         return 4
-    slot[0] = regular_slot(tree, 3, raw[0], va)
-    raw[0] = load_unhooked(slot[0], NATIVE_64)
+    above[0] = raw[0]
+    raw[0] = load_unhooked(regular_slot(tree, 3, above[0], va), NATIVE_64)
     if not names_table(tree, 3, raw[0]):
         return 3
-    slot[0] = regular_slot(tree, 2, raw[0], va)
-    raw[0] = load_unhooked(slot[0], NATIVE_64)
+    above[0] = raw[0]
+    raw[0] = load_unhooked(regular_slot(tree, 2, above[0], va), NATIVE_64)
     if not names_table(tree, 2, raw[0]):
         return 2
-    slot[0] = regular_slot(tree, 1, raw[0], va)
-    raw[0] = load_unhooked(slot[0], NATIVE_64)
+    above[0] = raw[0]
+    raw[0] = load_unhooked(regular_slot(tree, 1, above[0], va), NATIVE_64)
     return 1
 
 
+cdef inline char *slot_below(Tree *tree, uint32_t number, uint64_t above, uint64_t va) noexcept nogil:
+    """The slot of that level which descend_regular ended in, from the entry above."""
+    if number == 4:
+        return slot_in(&tree.format.level[4], 4, tree.top, va, REGULAR_64)
+    # As computed: or the compiler would have the slot ready before it loads from there, with an addition.
+    above = as_computed(above)
+    return regular_slot(tree, 1, above, va) if number == 1 else regular_slot(tree, number, above, va)
+
+
 cdef inline void walk_regular(Tree *tree, uint64_t va, Found *found) noexcept nogil:
-    found.level = descend_regular(tree, va, &found.slot, &found.raw)
+    cdef uint64_t above = 0
+    found.level = descend_regular(tree, va, &above, &found.raw)
+    found.slot = slot_below(tree, found.level, above, va)
     found.table = table_around(tree, found.level, found.slot)
     if found.level == 1 and is_lone_leaf(&tree.format.level[1], found.raw):
         found.state = HUGE
@@ -235,26 +251,25 @@ cdef inline uint64_t translate_found(Tree *tree, const Found *found, uint64_t va
 
 cdef inline uint64_t walk_to_address(Tree *tree, uint64_t va, Found *found) noexcept nogil:
     """The walk, and translate_found. Of a small leaf only the state is told."""
-    cdef char *slot
-    cdef uint64_t raw
+    cdef uint64_t above = 0, raw
     cdef uint32_t number
     if tree.format.shape == REGULAR_64 and tree.format.levels == 4:
-        number = descend_regular(tree, va, &slot, &raw)
+        number = descend_regular(tree, va, &above, &raw)
         if number == 1 and is_leaf(&tree.format.level[1], raw):
             found.state = HUGE
             return address_through(&tree.format.level[1], 1, raw, va, REGULAR_64)
-        return translate_end(tree, va, number, slot, raw, found)
+        return translate_end(tree, va, number, above, raw, found)
     walk(tree, va, 1, found)
     return translate_found(tree, found, va)
 
 
 cdef uint64_t translate_end(
-    Tree *tree, uint64_t va, uint32_t number, char *slot, uint64_t raw, Found *found
+    Tree *tree, uint64_t va, uint32_t number, uint64_t above, uint64_t raw, Found *found
 ) noexcept nogil:
     """The answer of a walk that ended in an entry other than a small leaf; out of the way of those."""
-    found.slot = slot
+    found.slot = slot_below(tree, number, above, va)
     found.raw = raw
-    found.table = table_around(tree, number, slot)
+    found.table = table_around(tree, number, found.slot)
     found.level = number
     found.state = classify_in_block(tree, number, raw)
     return translate_found(tree, found, va)
