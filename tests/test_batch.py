@@ -15,7 +15,7 @@ import ptl
 from helpers import Crew
 from layouts import put_soft
 
-BLOCK, CHUNK, REGIONS = 64, 4096, 64
+BLOCK, CHUNK, REGIONS = 128, 4096, 64
 """As in core/batch.pxi."""
 
 

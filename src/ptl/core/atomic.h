@@ -227,10 +227,11 @@ static inline void ptl_copy_to_shared(char *shared, const char *own, size_t coun
         __atomic_store_n(shared++, *own++, __ATOMIC_RELAXED);
 }
 
-/* A hint: somebody will load from there soon. Any address will do. */
+/* A hint: somebody will load from there soon. Any address will do. Into the second-level cache: it can wait for more
+ * lines at a time than the first, and from there on a load costs little where others overlap it. */
 static inline void ptl_prefetch(const void *p)
 {
-    __builtin_prefetch(p, 0, 3);
+    __builtin_prefetch(p, 0, 2);
 }
 
 /* The same address, of which the compiler does not know how it came about: it must not change the order of the additions. */

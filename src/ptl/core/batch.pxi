@@ -26,7 +26,7 @@ Sources: S. Chen et al., "Improving hash join performance through prefetching", 
 
 cdef enum:
     BATCH_CHUNK = 4096          # addresses a section: long enough to forget its cost, short enough not to hold back reuse
-    BLOCK = 64                  # addresses between asking and reading: longer than a load from memory takes
+    BLOCK = 128                 # addresses between asking and reading: longer than a load from memory takes
     REGIONS = 64                # level-2 tables remembered, by the region that they cover
 
 cdef struct Region:
