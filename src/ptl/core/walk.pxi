@@ -141,6 +141,11 @@ cdef inline void descend(
     found.level = number
 
 
+cdef inline bint goes_regularly(const Tree *tree) noexcept nogil:
+    """Whether walks to level 1 go by descend_regular."""
+    return tree.format.shape == REGULAR_64 and tree.format.levels == 4
+
+
 cdef inline bint names_table(Tree *tree, uint32_t number, uint64_t raw) noexcept nogil:
     """Whether an entry of that level of REGULAR_64 names a table in the block, as table_below."""
     cdef const LevelFormat *level = &tree.format.level[number]
@@ -218,7 +223,7 @@ cdef inline void walk_shaped(
 
 cdef inline void walk(Tree *tree, uint64_t va, uint32_t stop, Found *found) noexcept nogil:
     """Find the entry of `va` on level `stop`, or the one above that ends the walk before."""
-    if stop == 1 and tree.format.shape == REGULAR_64 and tree.format.levels == 4:
+    if stop == 1 and goes_regularly(tree):
         walk_regular(tree, va, found)
     elif tree.format.shape == NATIVE_64 or tree.format.shape == REGULAR_64:
         walk_shaped(tree, va, stop, found, NATIVE_64, tree.format.levels)
@@ -249,11 +254,16 @@ cdef inline uint64_t translate_found(Tree *tree, const Found *found, uint64_t va
     return UNMAPPED_RAW
 
 
+cdef inline bint is_plain_leaf(const LevelFormat *level, uint64_t raw) noexcept nogil:
+    """Whether an entry is a leaf, and easily told to be one: what this calls nothing for."""
+    return raw & level.leaf_mask == level.leaf_value and (not level.leaf_has_more or is_lone_leaf(level, raw))
+
+
 cdef inline uint64_t walk_to_address(Tree *tree, uint64_t va, Found *found) noexcept nogil:
     """The walk, and translate_found. Of a small leaf only the state is told."""
     cdef uint64_t above = 0, raw
     cdef uint32_t number
-    if tree.format.shape == REGULAR_64 and tree.format.levels == 4:
+    if goes_regularly(tree):
         number = descend_regular(tree, va, &above, &raw)
         if number == 1 and is_leaf(&tree.format.level[1], raw):
             found.state = HUGE
@@ -266,7 +276,7 @@ cdef inline uint64_t walk_to_address(Tree *tree, uint64_t va, Found *found) noex
 cdef uint64_t translate_end(
     Tree *tree, uint64_t va, uint32_t number, uint64_t above, uint64_t raw, Found *found
 ) noexcept nogil:
-    """The answer of a walk that ended in an entry other than a small leaf; out of the way of those."""
+    """The answer of a walk by descend_regular that ended in an entry other than a small leaf; out of the way of those."""
     found.slot = slot_below(tree, number, above, va)
     found.raw = raw
     found.table = table_around(tree, number, found.slot)
