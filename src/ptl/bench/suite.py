@@ -24,6 +24,7 @@ from ptl.bench import (
     peers,
     races,
     ranges,
+    readers,
     reclamation,
     scaling,
     sharing,
