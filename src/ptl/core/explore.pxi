@@ -876,6 +876,8 @@ cdef class Model:
             ("the gate", <uintptr_t> &world.domain.gate),
             ("the gate's lock", <uintptr_t> &world.domain.gate_lock),
             ("locks held by Python", <uintptr_t> &world.tree.held),
+            ("the generation", <uintptr_t> &world.tree.generation),
+            ("the twin's generation", <uintptr_t> &world.twin.generation if world.twin is not NULL else 0),
             ("generations", <uintptr_t> &world.block.generations),
             ("the list of TLBs", <uintptr_t> &world.tree.attached),
             ("the counter", <uintptr_t> &lab.scratch),

@@ -255,6 +255,20 @@ _ALL: Final = (
         setup=_one,
     ),
     Scenario(
+        "core-fork-maps",
+        "the core: a fork of the table beside two maps",
+        "The fork waits until no change is under way, and shares the leaf table; whoever maps afterwards copies it first. So "
+        "the fork has no page, or the first, or both, and never the second without the first.",
+        "proved",
+        ("fork", "maps"),
+        operations=(
+            (op.fork(), op.on_twin(op.translate(PAGE)), op.on_twin(op.translate(0))),
+            (op.map(0, 0x2_0000), op.map(PAGE, 0x2_0000)),
+        ),
+        setup=lambda pt: pt.populate(0),
+        options={"twin": "empty"},
+    ),
+    Scenario(
         "core-unmap-collapse",
         "the core: unmap of one page beside a collapse",
         "Either the page is gone before its entry is frozen, and the table is not full; or the unmap finds a huge "
