@@ -101,6 +101,25 @@ def test_leaves_and_gaps_and_what_is_softwares_are_everything(name: str) -> None
     assert sum(length for _, length in pieces) == 1 << arch.va_bits
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_neighbours_of_all_kinds(name: str) -> None:
+    """Leaves in a row are read many at once: for as long as they are leaves, and each with the flags that it has."""
+    pt = ptl.PageTable(architecture(name))
+    page, dice = pt.arch.level(1).span, random.Random(name)
+    at, end = 0, min(400 * page, 1 << pt.arch.va_bits - 1)
+    while at < end:
+        length = min(dice.choice((1, 3, 9, 30, 90)) * page, end - at)
+        kind = dice.choice(("hole", "soft", "r", "rw", "rwa", "mixed"))
+        if kind == "soft":
+            put_soft(pt, at, page, 7)
+        for va in range(at, at + length if kind not in ("hole", "soft") else at, page):
+            pt.map(va, dice.randrange(1 << 10) * page, page, dice.choice(("rw", "rwad")) if kind == "mixed" else kind)
+        at += length
+    expected = [pt.lookup(va) for va in sorted(contents(pt).leaves)]
+    assert list(pt.values()) == list(filter(None, in_blocks(pt, 1000))) == expected
+    assert list(filter(None, in_blocks(pt, 37))) == expected
+
+
 def test_an_empty_table_has_nothing() -> None:
     pt = ptl.PageTable()
     assert (list(pt), list(pt.runs()), len(pt), bool(pt)) == ([], [], 0, False)

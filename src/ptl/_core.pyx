@@ -43,6 +43,9 @@ cdef extern from "core/atomic.h" nogil:
     void add_own_release_64 "ptl_add_own_release_64"(uint64_t *, uint64_t)
     uint32_t load_acquire_unhooked_32 "ptl_load_acquire_unhooked_32"(const uint32_t *)
     uint64_t load_acquire_unhooked_64 "ptl_load_acquire_unhooked_64"(const uint64_t *)
+    enum: NEIGHBOURS "PTL_NEIGHBOURS"
+    uint64_t load_acquire_neighbours_unhooked_64 "ptl_load_acquire_neighbours_unhooked_64"(
+        const uint64_t *, uint64_t *, uint64_t)
     void store_relaxed_unhooked_64 "ptl_store_relaxed_unhooked_64"(uint64_t *, uint64_t)
     uint64_t load_relaxed_64 "ptl_load_relaxed_64"(const uint64_t *)
     uint64_t load_acquire_64 "ptl_load_acquire_64"(const uint64_t *)

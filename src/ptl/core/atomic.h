@@ -112,6 +112,20 @@
 PTL_ATOMIC(32)
 PTL_ATOMIC(64)
 
+/* Load neighbouring words, each by itself, and tell which bits any of them has otherwise than the one given. The compiler
+ * keeps the order of acquire loads, but need not test for the end after each. */
+#define PTL_NEIGHBOURS 8
+static inline uint64_t ptl_load_acquire_neighbours_unhooked_64(const uint64_t *p, uint64_t *found, uint64_t given)
+{
+    uint64_t differ = 0;
+#pragma GCC unroll 8
+    for (int i = 0; i < PTL_NEIGHBOURS; i++) {
+        found[i] = __atomic_load_n(p + i, __ATOMIC_ACQUIRE);
+        differ |= found[i] ^ given;
+    }
+    return differ;
+}
+
 #define ptl_load_relaxed_32(p) ptl_load_relaxed_32_at(p, __func__)
 #define ptl_load_relaxed_64(p) ptl_load_relaxed_64_at(p, __func__)
 #define ptl_load_own_32(p) ptl_load_own_32_at(p, __func__)

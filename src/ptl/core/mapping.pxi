@@ -7,7 +7,6 @@ which it does so has ended when Python code runs again.
 
 cdef enum:
     FOUND_AHEAD = 128           # by an iterator: long enough to forget the walk from the root
-    ROOM_AT_ONCE = 1 << 12      # leaves, in columns that nobody wants: they stay in a cache
 
 cdef enum Yield:
     YIELD_KEYS = 0
@@ -369,13 +368,13 @@ cdef uint64_t columns_fill(Sweep *sweep, list columns, uint64_t count) except? 0
     cdef Py_buffer buffers[COLUMNS]
     cdef char *starts[COLUMNS]
     cdef uint64_t steps[COLUMNS]                    # how far apart elements are; 0 for a column that nobody wants
-    cdef char *spare = NULL                         # which all those share: it stays in a cache
     cdef uint64_t room = UNMAPPED_RAW, length
     cdef bint patient = True
     cdef int held = 0, i
     try:
         for i, column in enumerate(columns):
             steps[i] = 0
+            starts[i] = NULL
             if column is None:
                 continue
             if COLUMN_TYPES[i] == "Q":
@@ -391,13 +390,6 @@ cdef uint64_t columns_fill(Sweep *sweep, list columns, uint64_t count) except? 0
             room = length
         if held == 0:
             raise ValueError("out has no column to fill")
-        if held < COLUMNS:
-            spare = <char *> calloc(ROOM_AT_ONCE, 8)
-            if spare is NULL:
-                raise MemoryError("no memory for columns that are not wanted")
-        for i in range(COLUMNS):
-            if steps[i] == 0:
-                starts[i] = spare
         with nogil:
             while patient and not sweep.is_over and count < room:
                 sweep.found.va = <uint64_t *> (starts[0] + count * steps[0])
@@ -406,7 +398,7 @@ cdef uint64_t columns_fill(Sweep *sweep, list columns, uint64_t count) except? 0
                 sweep.found.attributes = <uint8_t *> (starts[3] + count * steps[3])
                 sweep.found.level = <uint8_t *> (starts[4] + count * steps[4])
                 sweep.found.raw = <uint64_t *> (starts[5] + count * steps[5])
-                sweep.found.room = min(room - count, <uint64_t> ROOM_AT_ONCE)
+                sweep.found.room = room - count
                 sweep.found.count = 0
                 sweep.is_full = False
                 patient = sweep_all(sweep)
@@ -414,7 +406,6 @@ cdef uint64_t columns_fill(Sweep *sweep, list columns, uint64_t count) except? 0
     finally:
         for i in range(held):
             PyBuffer_Release(&buffers[i])
-        free(spare)
     if not patient:
         raise livelock(sweep.next, &sweep.busy)
     return count

@@ -25,13 +25,14 @@ of the table in which it is one.
 
 cdef enum:
     SWEEP_SLOTS = 4096          # looked at in a section, or a table more: some microseconds
+    LEAVES_AT_ONCE = 128        # written to one column after the other: they stay in the nearest cache meanwhile
 
 cdef enum SweepKind:
     SWEEP_LEAVES = 0            # each leaf; a run of entries that are one page is one
     SWEEP_EXTENTS = 1           # leaves that continue each other, in both kinds of addresses, with the same attributes
     SWEEP_GAPS = 2              # where nothing is, software's own neither
 
-cdef struct Columns:            # what was found, in room of the caller's; of gaps, va and size alone
+cdef struct Columns:            # what was found, in room of the caller's, NULL for none; of gaps, va and size alone
     uint64_t *va
     uint64_t *pa
     uint64_t *size
@@ -87,12 +88,18 @@ cdef inline bint found_leaf(
         return True
     if i == found.room:
         return False
-    found.va[i] = va
-    found.pa[i] = pa
-    found.size[i] = size
-    found.attributes[i] = <uint8_t> attributes
-    found.level[i] = <uint8_t> level
-    found.raw[i] = raw
+    if found.va is not NULL:
+        found.va[i] = va
+    if found.pa is not NULL:
+        found.pa[i] = pa
+    if found.size is not NULL:
+        found.size[i] = size
+    if found.attributes is not NULL:
+        found.attributes[i] = <uint8_t> attributes
+    if found.level is not NULL:
+        found.level[i] = <uint8_t> level
+    if found.raw is not NULL:
+        found.raw[i] = raw
     found.count = i + 1
     return True
 
@@ -127,6 +134,69 @@ cdef bint gap_fits(Sweep *sweep, uint64_t i, uint64_t *start) noexcept nogil:
 
 # -- one section ------------------------------------------------------------------------------------------------------
 
+cdef uint64_t leaves_at_once(
+    Columns *found, const LevelFormat *level, char *slot, uint64_t first, uint64_t va, uint64_t most
+) noexcept nogil:
+    """Add leaves that follow each other from va on, for as long as each is one by itself as the first is; how many.
+
+    A multiple of NEIGHBOURS, and no more than `most`. They are read, and then written to one column after the other: each
+    is a loop that the compiler makes vectors of.
+    """
+    cdef uint64_t raws[LEAVES_AT_ONCE]
+    cdef Columns room = found[0]                    # a copy, of which the compiler knows that no store changes it
+    cdef uint64_t alike = level.leaf_mask | level.run_any | level.leaf_any | level.reserved_mask
+    cdef uint64_t page = span(level), address = level.leaf_address_mask, differ = 0, now, i, count = 0
+    cdef uint64_t limit = min(min(most, room.room - room.count), <uint64_t> LEAVES_AT_ONCE)
+    cdef uint32_t shift = level.leaf_shift
+    cdef uint64_t *words
+    while count + NEIGHBOURS <= limit:
+        # Acquire, partner: whoever published the leaf.
+        now = load_acquire_neighbours_unhooked_64(<uint64_t *> slot, raws + count, first)
+        if now & alike:
+            break
+        differ |= now
+        slot += NEIGHBOURS * sizeof(uint64_t)
+        count += NEIGHBOURS
+    if count == 0:
+        return 0
+    if room.va is not NULL:
+        words = room.va + room.count
+        for i in range(count):
+            words[i] = va + i * page
+    if room.pa is not NULL:
+        words = room.pa + room.count
+        for i in range(count):
+            words[i] = rotate_left(raws[i] & address, shift)
+    if room.size is not NULL:
+        words = room.size + room.count
+        for i in range(count):
+            words[i] = page
+    if room.attributes is not NULL:
+        attributes_at_once(level, raws, count, differ, room.attributes + room.count)
+    if room.level is not NULL:
+        memset(room.level + room.count, 1, count)
+    if room.raw is not NULL:
+        memcpy(room.raw + room.count, raws, count * sizeof(uint64_t))
+    found.count = room.count + count
+    return count
+
+
+cdef inline void attributes_at_once(
+    const LevelFormat *level, const uint64_t *raws, uint64_t count, uint64_t differ, uint8_t *attributes
+) noexcept nogil:
+    """The attributes of so many leaves, which differ in those bits."""
+    cdef uint64_t said = level.attributes.mask, seen = raws[0], i
+    cdef uint8_t those = <uint8_t> attributes_of(level, seen)
+    if differ & said == 0:
+        memset(attributes, those, count)
+        return
+    for i in range(count):
+        if (raws[i] ^ seen) & said:                                     # most have the attributes of the one before
+            seen = raws[i]
+            those = <uint8_t> attributes_of(level, seen)
+        attributes[i] = those
+
+
 cdef inline uint64_t sweep_leaves(Sweep *sweep, char *table, uint64_t va, uint32_t shape) noexcept nogil:
     """Go through a leaf table from va on, the start of a page; returns the first address that is not decided."""
     cdef Tree *tree = sweep.tree
@@ -142,9 +212,21 @@ cdef inline uint64_t sweep_leaves(Sweep *sweep, char *table, uint64_t va, uint32
     cdef uint64_t last = min(sweep.last, table_last(&tree.format, 1, va)), next, raw, pa, seen = 0
     cdef uint32_t attributes = attributes_of(level, seen)
     cdef char *slot = slot_in(level, 1, table, va, shape)
+    cdef char *together = slot                      # from here on, leaves_at_once may find some
+    if kind != SWEEP_LEAVES or level.high_mask or shape != REGULAR_64 and shape != NATIVE_64:
+        together = table + level.table_bytes
     while True:
         raw = slot_load(level, slot, shape)
         if raw & lone_mask == lone_value and kind != SWEEP_GAPS and (not has_more or grants(level, raw)):
+            if slot >= together:
+                next = leaves_at_once(&found, level, slot, raw, va, (last - va >> level.shift) + 1)
+                together = slot + (next + NEIGHBOURS) * width
+                if next:
+                    slot += next * width
+                    va += next * page
+                    if va - 1 == last:
+                        break
+                    continue
             if (raw ^ seen) & said:                             # most have the attributes of the one before
                 seen = raw
                 attributes = attributes_of(level, raw)
