@@ -53,6 +53,9 @@ cdef extern from "core/atomic.h" nogil:
     void store_release_64 "ptl_store_release_64"(uint64_t *, uint64_t)
     uint64_t exchange_64 "ptl_exchange_64"(uint64_t *, uint64_t)
     bint compare_exchange_64 "ptl_compare_exchange_64"(uint64_t *, uint64_t *, uint64_t)
+    bint exchanges_pairs "ptl_exchanges_pairs"()
+    bint compare_exchange_pair_unhooked_64 "ptl_compare_exchange_pair_unhooked_64"(
+        uint64_t *, uint64_t, uint64_t, uint64_t, uint64_t)
     uint64_t fetch_add_relaxed_64 "ptl_fetch_add_relaxed_64"(uint64_t *, uint64_t)
     uint64_t fetch_add_64 "ptl_fetch_add_64"(uint64_t *, uint64_t)
     void count_64 "ptl_count_64"(uint64_t *, uint64_t)

@@ -61,6 +61,32 @@ def test_a_range_beside_two_writers() -> None:
     )
 
 
+def used_and_not(pt: ptl.PageTable) -> None:
+    """Four pages: accessed and dirty; accessed; neither; a hole."""
+    for number, flags in enumerate(("rwad", "rwa", "rw")):
+        pt.map(number * PAGE, OLD + number * PAGE, PAGE, flags)
+
+
+@pytest.mark.parametrize("page", range(4))
+@pytest.mark.parametrize(
+    "operation",
+    [op.protect(0, 4 * PAGE, "r"), op.protect(0, 4 * PAGE, "rwx"), op.unmap(PAGE, 3 * PAGE), op.unmap(0, SPAN)],
+    ids=["protect", "protect, writable", "unmap a part", "unmap"],
+)
+def test_a_cpu_beside_a_range(operation: Operation, page: int) -> None:
+    """What it sets in a leaf that stays is never lost, whatever was set before (N7); and no store undoes a change."""
+    prove([[op.touch(page * PAGE), op.touch(page * PAGE, write=True)], [operation]], used_and_not, tlbs=1)
+
+
+@pytest.mark.parametrize("name", ["protect", "unmap"])
+def test_final_values_beside_writers_with_store_buffers(name: str) -> None:
+    """Plain stores (N7): they are out before the range has returned, and no lock-free writer overtakes them."""
+    operation = op.protect(0, 2 * PAGE, "r") if name == "protect" else op.unmap(0, 2 * PAGE)
+    prove(
+        [[operation, op.translate(2 * PAGE)], [op.unmap(2 * PAGE), op.translate(0)]], used_and_not, memory="tso"
+    )
+
+
 def test_ranges_that_cut_one_huge_leaf() -> None:
     prove([[op.unmap(0)], [op.protect(PAGE, PAGE, "r")]], huge_leaf)
     prove([[op.unmap(0)], [op.split(0)]], huge_leaf)

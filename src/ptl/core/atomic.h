@@ -146,6 +146,45 @@ static inline uint64_t ptl_load_acquire_neighbours_unhooked_64(const uint64_t *p
 #define ptl_fetch_add_32(p, value) ptl_fetch_add_32_at(p, value, __func__)
 #define ptl_fetch_add_64(p, value) ptl_fetch_add_64_at(p, value, __func__)
 
+/* Two neighbouring words by one operation, the first at a multiple of 16 bytes: nobody sees one changed without the other,
+ * and it takes three quarters of the time of two. Where stores are steps, words are changed one by one: what comes of a pair
+ * is what comes of two with nothing in between. */
+#if defined(__x86_64__) && !defined(__SANITIZE_THREAD__)
+#include <cpuid.h>
+
+static inline int ptl_exchanges_pairs(void)
+{
+    static int known; /* 1: it does; 2: a processor of the first years does not */
+    unsigned int a, b, c = 0, d;
+    if (!__atomic_load_n(&known, __ATOMIC_RELAXED))
+        __atomic_store_n(&known, __get_cpuid(1, &a, &b, &c, &d) && c & bit_CMPXCHG16B ? 1 : 2, __ATOMIC_RELAXED);
+    return !ptl_is_stepping() && __atomic_load_n(&known, __ATOMIC_RELAXED) == 1;
+}
+
+static inline int ptl_compare_exchange_pair_unhooked_64(
+    uint64_t *p, uint64_t first, uint64_t second, uint64_t new_first, uint64_t new_second)
+{
+    int done;
+    __asm__ __volatile__("lock cmpxchg16b %1"
+                         : "=@ccz"(done), "+m"(*(unsigned __int128 *)p), "+a"(first), "+d"(second)
+                         : "b"(new_first), "c"(new_second)
+                         : "memory");
+    return done;
+}
+#else
+static inline int ptl_exchanges_pairs(void)
+{
+    return 0;
+}
+
+static inline int ptl_compare_exchange_pair_unhooked_64(
+    uint64_t *p, uint64_t first, uint64_t second, uint64_t new_first, uint64_t new_second)
+{
+    (void)p, (void)first, (void)second, (void)new_first, (void)new_second;
+    return 0;
+}
+#endif
+
 /* A pointer is a word of 32 or 64 bits. */
 #define PTL_POINTER_BITS (8 * (int)sizeof(void *))
 

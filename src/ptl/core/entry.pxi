@@ -5,8 +5,8 @@
       ^ |                   |
       | v compare-exchange  '-- compare-exchange fails: "this table is leaving, walk again"
 
-N1  An entry that others can reach changes only by compare-exchange or exchange, by anyone who is inside a section or
-    holds a lock that keeps its table attached; and inside the gate, where the table is its tree's own (share.pxi, O2).
+N1  An entry that others can reach changes only by compare-exchange or exchange (but N7), by anyone who is inside a section
+    or holds a lock that keeps its table attached; and inside the gate, where the table is its tree's own (share.pxi, O2).
     Emulated hardware sets accessed and dirty at any time.
 N2  A frozen entry is changed by nobody but the thread that froze it, which holds the lock of its table. Hardware does
     not know the frozen bit: it may still set accessed and dirty. (Where there may be runs and only software walks, nobody
@@ -22,6 +22,10 @@ N5  An entry with a shadow, which hardware reads in its place, is changed by who
 
 N6  Frozen is only what somebody without a lock may change: a leaf, software's entry, an empty place of a leaf table. A slot
     that names a table, or is empty above the leaf tables, changes under the lock of its table (transition.pxi, T1).
+
+N7  Who froze an entry without a shadow may store its final value, plainly, when nothing of the old one that hardware could
+    still set is kept: because the entry was empty, or gives way, or is a leaf that is accessed and dirty already. Every
+    other is changed by compare-exchange, which fails when hardware has set one of the two meanwhile.
 
 Compare-exchange is lock-free, but for the flush of attached TLBs, and for shadows, whose owner is waited for; freezing
 and thawing end because each failure is somebody else's change.
@@ -132,6 +136,14 @@ cdef inline bint entry_change_frozen(
     if format.shadow.offset:
         shadow_store(slot, new, format)             # N5; where hardware reads shadows, it sets nothing in entries
     return entry_compare_exchange(slot, raw, new, format)
+
+
+cdef inline void entry_settle(const LevelFormat *format, char *slot, uint64_t raw) noexcept nogil:
+    """Store a final value over a frozen one of which nothing stays (N7)."""
+    if format.shadow.offset:
+        entry_exchange(slot, raw, format)
+    else:
+        entry_store(slot, raw, format)
 
 
 cdef inline void entry_thaw(const LevelFormat *format, char *slot) noexcept nogil:

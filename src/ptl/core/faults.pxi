@@ -71,6 +71,7 @@ cdef enum Fault:
     RANGE_THAWS_NOTHING
     HOLE_STAYS_FROZEN
     FINAL_VALUE_STAYS_FROZEN
+    USED_LOST_BY_A_STORE
     # locks
     LOCK_IN_TWO_STEPS
     PARKED_WITHOUT_THE_BIT
@@ -183,6 +184,7 @@ FAULTS = {
     "range thaws nothing": RANGE_THAWS_NOTHING,
     "hole stays frozen": HOLE_STAYS_FROZEN,
     "final value stays frozen": FINAL_VALUE_STAYS_FROZEN,
+    "used lost by a store": USED_LOST_BY_A_STORE,
     # locks
     "lock in two steps": LOCK_IN_TWO_STEPS,
     "parked without the bit": PARKED_WITHOUT_THE_BIT,

@@ -240,6 +240,35 @@ cdef inline bint entry_compare_exchange(
     return done
 
 
+cdef inline void entry_store(char *slot, uint64_t raw, const LevelFormat *level) noexcept nogil:
+    """Store an entry without a shadow that the caller has to itself (entry.pxi, N7)."""
+    # Release, partner: as of exchange_shaped.
+    if level.shape == NATIVE_64:
+        store_release_64(<uint64_t *> slot, raw)
+    elif level.shape == NATIVE_32:
+        store_release_32(<uint32_t *> slot, <uint32_t> raw)
+    elif level.shape == SWAPPED_64:
+        store_release_64(<uint64_t *> slot, swap_64(raw))
+    else:
+        store_release_32(<uint32_t *> slot, swap_32(<uint32_t> raw))
+
+
+cdef inline bint has_pairs(const LevelFormat *level) noexcept nogil:
+    """Whether two neighbours can be changed by one operation."""
+    return level.shape == NATIVE_64 and exchanges_pairs()
+
+
+cdef inline bint begins_pair(const char *slot) noexcept nogil:
+    return <uint64_t> slot & 15 == 0
+
+
+cdef inline bint pair_compare_exchange(
+    char *slot, uint64_t first, uint64_t second, uint64_t new_first, uint64_t new_second
+) noexcept nogil:
+    """entry_compare_exchange of two neighbours, both or neither."""
+    return compare_exchange_pair_unhooked_64(<uint64_t *> slot, first, second, new_first, new_second)
+
+
 # -- shadows ----------------------------------------------------------------------------------------------------------
 
 cdef uint64_t shadow_of(const LevelFormat *level, uint64_t raw) noexcept nogil:

@@ -376,14 +376,27 @@ cdef char *leaves_freeze_plain(
 ) noexcept nogil:
     """Freeze holes, and leaves by themselves unless those must stay, up to the first entry that is something else."""
     cdef LevelFormat format = level[0]
-    cdef uint64_t raw
+    cdef bint pairs = has_pairs(&format)
+    cdef uint64_t raw, next
     while slot <= end and not is_faulty(NOTHING_IS_FROZEN) and not is_faulty(place):
         raw = entry_load(slot, &format)
-        if not is_empty(&format, raw) and (leaves_stay or not is_lone_leaf(&format, raw)):
+        if not is_plain(&format, raw, leaves_stay):
             break
+        if pairs and begins_pair(slot) and slot < end:
+            next = entry_load(slot + sizeof(uint64_t), &format)
+            if is_plain(&format, next, leaves_stay):
+                if pair_compare_exchange(
+                    slot, raw, next, raw | frozen_bit(&format, raw), next | frozen_bit(&format, next)
+                ):
+                    slot += 2 * sizeof(uint64_t)
+                continue
         if entry_compare_exchange(slot, &raw, raw | frozen_bit(&format, raw), &format):
             slot += <uint64_t> 1 << format.entry_shift
     return slot
+
+
+cdef inline bint is_plain(const LevelFormat *format, uint64_t raw, bint leaves_stay) noexcept nogil:
+    return is_empty(format, raw) or not leaves_stay and is_lone_leaf(format, raw)
 
 
 cdef char *leaves_protect_plain(
@@ -394,7 +407,9 @@ cdef char *leaves_protect_plain(
     cdef const Attributes *own = level.attributes
     cdef uint64_t kept = (own.used_mask | ~own.mask) & ~format.frozen_present               # as attributes_replaced
     cdef uint64_t given = own.bits[attributes] & ~own.used_mask
-    cdef uint64_t raw, new, count = 0
+    cdef uint64_t used_mask = own.used_mask, all_used = own.bits[USED] & own.used_mask
+    cdef bint pairs = has_pairs(&format)
+    cdef uint64_t raw, new, next, count = 0
     if not own.is_used_alone or attributes & USED or is_faulty(FINAL_VALUE_STAYS_FROZEN):
         return slot
     while slot <= end:
@@ -402,9 +417,21 @@ cdef char *leaves_protect_plain(
         if not is_lone_leaf(&format, raw):
             break
         new = raw & kept | given
-        if entry_compare_exchange(slot, &raw, new, &format):       # or else hardware has set accessed or dirty (N2)
-            count += new != raw & ~format.frozen_present
-            slot += <uint64_t> 1 << format.entry_shift
+        if raw & used_mask == all_used or is_faulty(USED_LOST_BY_A_STORE):
+            entry_store(slot, new, &format)                         # hardware has nothing to set any more (N7)
+        else:
+            if pairs and begins_pair(slot) and slot < end:
+                next = entry_load(slot + sizeof(uint64_t), &format)
+                if is_lone_leaf(&format, next):
+                    if pair_compare_exchange(slot, raw, next, new, next & kept | given):
+                        count += new != raw & ~format.frozen_present
+                        count += next & kept | given != next & ~format.frozen_present
+                        slot += 2 * sizeof(uint64_t)
+                    continue
+            if not entry_compare_exchange(slot, &raw, new, &format):    # hardware has set accessed or dirty (N2)
+                continue
+        count += new != raw & ~format.frozen_present
+        slot += <uint64_t> 1 << format.entry_shift
     changed[0] += count << format.shift
     return slot
 
@@ -414,7 +441,7 @@ cdef char *leaves_unmap_plain(const LevelFormat *level, char *slot, char *end, u
     cdef LevelFormat format = level[0]
     cdef char *first = slot
     while slot <= end and is_lone_leaf(&format, entry_load(slot, &format)):
-        entry_exchange(slot, format.empty, &format)
+        entry_store(slot, format.empty, &format)                    # what hardware has set goes with the leaf (N7)
         slot += <uint64_t> 1 << format.entry_shift
     changed[0] += <uint64_t> (slot - first) >> format.entry_shift << format.shift
     return slot
@@ -576,7 +603,10 @@ cdef void leaves_commit(Range *op, uint64_t table, uint64_t va, uint64_t last, b
             va += op.run.bytes
             continue
         if op.kind == MAP:
-            entry_replace(format, slot, run_marked(op.run, leaf), private)
+            if private:
+                entry_store_private(slot, run_marked(op.run, leaf), format)
+            else:
+                entry_settle(format, slot, run_marked(op.run, leaf))
             leaf = leaf_after(format, leaf)
         elif is_leaf(format, raw) or op.kind == UNMAP and not is_empty(format, raw):
             commit_covered(op, slot, 1, raw, HUGE, private)

@@ -599,12 +599,23 @@ cdef int collapse_decide(
 cdef uint64_t freeze_following(const LevelFormat *level, char *entries, uint64_t count, uint64_t last) noexcept nogil:
     """Freeze leaves for as long as each is the one after the last, but for accessed and dirty; how many there were."""
     cdef LevelFormat format = level[0]              # a copy, of which the compiler knows that no store changes it
-    cdef uint64_t compared = ~level.attributes.used_mask, i = 0, next = leaf_after(&format, last), raw
+    cdef uint64_t compared = ~level.attributes.used_mask, i = 0, next = leaf_after(&format, last), raw, second
+    cdef bint pairs = has_pairs(&format)
     cdef char *slot = entries
     while i < count and not is_faulty(NOTHING_IS_FROZEN) and not is_faulty(COLLAPSE_FREEZES_NOTHING):
         raw = entry_load(slot, &format)
         if (raw ^ next) & compared:
             break
+        if pairs and begins_pair(slot) and i + 1 < count:
+            second = entry_load(slot + sizeof(uint64_t), &format)
+            if (second ^ leaf_after(&format, next)) & compared == 0:
+                if pair_compare_exchange(
+                    slot, raw, second, raw | format.frozen_present, second | format.frozen_present
+                ):
+                    next = leaf_after(&format, leaf_after(&format, next))
+                    slot += 2 * sizeof(uint64_t)
+                    i += 2
+                continue
         if entry_compare_exchange(slot, &raw, raw | format.frozen_present, &format):
             next = leaf_after(&format, next)
             slot += <uint64_t> 1 << format.entry_shift

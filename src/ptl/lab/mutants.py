@@ -404,6 +404,11 @@ _ALL: Final = (
         "protect stores the new value with the freeze in it (N3)",
         trial([op.protect(0, 2 * PAGE, "r")], [op.translate(PAGE)], setup=two_pages),
     ),
+    Mutant(
+        "used lost by a store",
+        "protect stores over frozen leaves in which hardware may still set accessed and dirty (N7)",
+        trial([op.touch(0, write=True)], [op.protect(0, 2 * PAGE, "r")], setup=two_pages, tlbs=1),
+    ),
     # Locks.
     Mutant("lock in two steps", "a lock is taken by a load and a store", TWO_COUNTS),
     Mutant("parked without the bit", "a thread parks without saying so in the lock word", TWO_COUNTS),
