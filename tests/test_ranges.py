@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 import ptl
+from helpers import Crew
+from ptl.tlb import Tlb
 from reference import Reference, Taken, contents
 
 PAGE, HUGE, GIANT = TINY_SIZES = 0x1000, 0x4000, 0x10000
@@ -280,6 +282,46 @@ def test_protect_counts_what_changed():
     assert pt.protect(0, HUGE, "rw") == 0
     assert pt.protect(0, HUGE, "rwd") == PAGE
     assert [pt.lookup(va).flags for va in (0, 2 * PAGE)] == ["rwd", "rwad"]
+
+
+# -- beside others, at full speed --------------------------------------------------------------------------------------
+
+FULL = 0x1000
+
+
+@pytest.mark.parametrize("flags", ["rw", "rwad"])
+def test_what_others_do_in_a_range_is_never_lost(flags):
+    """CPUs that set dirty in one of two neighbours, a writer who maps and unmaps the other; protect beside them.
+
+    Not under stress: there two neighbours are never changed by one operation (core/atomic.h).
+    """
+    pt, cpu, crew, pages = ptl.PageTable(), Tlb(), Crew(), range(0, 2048 * FULL, 2 * FULL)
+    cpu.attach(pt)
+    pt.map(0, 1 << 32, 2048 * FULL, flags, page_size=FULL)
+
+    def touch():
+        for turn in crew.turns(20000):
+            va = pages[turn % len(pages)]
+            cpu.translate(pt, va, "w")
+            assert "d" in pt.lookup(va).flags
+            if turn % 3 == 0:
+                assert pt.test_and_clear(va, "d")
+
+    def change():
+        for turn in crew.turns(20000):
+            va = pages[turn % len(pages)] + FULL
+            assert pt.unmap(va, FULL) == FULL
+            assert va not in pt
+            pt.map(va, va, FULL, flags)
+            assert pt.translate(va) == va
+
+    def protect():
+        for turn in crew.meanwhile():
+            pt.protect(turn % 2 * FULL, 2046 * FULL, "rwx" if turn % 3 else "rw")
+
+    crew.run(touch, change, beside=(protect,))
+    assert len(pt) == 2048
+    pt.check()
 
 
 # -- addresses in two pieces ------------------------------------------------------------------------------------------

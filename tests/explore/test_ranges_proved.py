@@ -82,9 +82,7 @@ def test_a_cpu_beside_a_range(operation: Operation, page: int) -> None:
 def test_final_values_beside_writers_with_store_buffers(name: str) -> None:
     """Plain stores (N7): they are out before the range has returned, and no lock-free writer overtakes them."""
     operation = op.protect(0, 2 * PAGE, "r") if name == "protect" else op.unmap(0, 2 * PAGE)
-    prove(
-        [[operation, op.translate(2 * PAGE)], [op.unmap(2 * PAGE), op.translate(0)]], used_and_not, memory="tso"
-    )
+    prove([[operation, op.translate(2 * PAGE)], [op.unmap(2 * PAGE), op.translate(0)]], used_and_not, memory="tso")
 
 
 def test_ranges_that_cut_one_huge_leaf() -> None:

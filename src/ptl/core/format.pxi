@@ -368,6 +368,11 @@ cdef inline bint is_lone_leaf(const LevelFormat *level, uint64_t raw) noexcept n
     )
 
 
+cdef inline uint64_t lone_bits(const LevelFormat *level) noexcept nogil:
+    """All bits that tell a leaf by itself from everything else: who has them as one such leaf has is another."""
+    return level.leaf_mask | level.run_any | level.leaf_any | level.reserved_mask
+
+
 cdef inline bint is_invalid(const LevelFormat *level, uint64_t raw) noexcept nogil:
     return raw & level.invalid_mask == level.invalid_value and (not level.leaf_has_more or grants(level, raw))
 

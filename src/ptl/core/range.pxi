@@ -377,56 +377,54 @@ cdef char *leaves_freeze_plain(
     """Freeze holes, and leaves by themselves unless those must stay, up to the first entry that is something else."""
     cdef LevelFormat format = level[0]
     cdef bint pairs = has_pairs(&format)
-    cdef uint64_t raw, next
+    cdef uint64_t raw
+    cdef char *after
     while slot <= end and not is_faulty(NOTHING_IS_FROZEN) and not is_faulty(place):
         raw = entry_load(slot, &format)
-        if not is_plain(&format, raw, leaves_stay):
+        if not is_empty(&format, raw) and (leaves_stay or not is_lone_leaf(&format, raw)):
             break
-        if pairs and begins_pair(slot) and slot < end:
-            next = entry_load(slot + sizeof(uint64_t), &format)
-            if is_plain(&format, next, leaves_stay):
-                if pair_compare_exchange(
-                    slot, raw, next, raw | frozen_bit(&format, raw), next | frozen_bit(&format, next)
-                ):
-                    slot += 2 * sizeof(uint64_t)
+        if pairs and begins_pair(slot):
+            after = pairs_freeze(slot, end, raw, kind_mask(&format, raw), frozen_bit(&format, raw))
+            if after != slot:
+                slot = after
                 continue
         if entry_compare_exchange(slot, &raw, raw | frozen_bit(&format, raw), &format):
             slot += <uint64_t> 1 << format.entry_shift
     return slot
 
 
-cdef inline bint is_plain(const LevelFormat *format, uint64_t raw, bint leaves_stay) noexcept nogil:
-    return is_empty(format, raw) or not leaves_stay and is_lone_leaf(format, raw)
-
-
 cdef char *leaves_protect_plain(
     const LevelFormat *level, char *slot, char *end, uint32_t attributes, uint64_t *changed
 ) noexcept nogil:
-    """Give frozen leaves by themselves these attributes, and thaw them."""
+    """Give frozen leaves by themselves these attributes, and thaw them, and holes."""
     cdef LevelFormat format = level[0]
     cdef const Attributes *own = level.attributes
     cdef uint64_t kept = (own.used_mask | ~own.mask) & ~format.frozen_present               # as attributes_replaced
     cdef uint64_t given = own.bits[attributes] & ~own.used_mask
     cdef uint64_t used_mask = own.used_mask, all_used = own.bits[USED] & own.used_mask
     cdef bint pairs = has_pairs(&format)
-    cdef uint64_t raw, new, next, count = 0
+    cdef uint64_t raw, new, count = 0
+    cdef char *after
     if not own.is_used_alone or attributes & USED or is_faulty(FINAL_VALUE_STAYS_FROZEN):
         return slot
     while slot <= end:
         raw = entry_load(slot, &format)
+        if is_empty(&format, raw) and not is_faulty(HOLE_STAYS_FROZEN):
+            entry_store(slot, thawed(&format, raw), &format)        # hardware sets nothing there (N7)
+            slot += <uint64_t> 1 << format.entry_shift
+            continue
         if not is_lone_leaf(&format, raw):
             break
         new = raw & kept | given
         if raw & used_mask == all_used or is_faulty(USED_LOST_BY_A_STORE):
             entry_store(slot, new, &format)                         # hardware has nothing to set any more (N7)
         else:
-            if pairs and begins_pair(slot) and slot < end:
-                next = entry_load(slot + sizeof(uint64_t), &format)
-                if is_lone_leaf(&format, next):
-                    if pair_compare_exchange(slot, raw, next, new, next & kept | given):
-                        count += new != raw & ~format.frozen_present
-                        count += next & kept | given != next & ~format.frozen_present
-                        slot += 2 * sizeof(uint64_t)
+            if pairs and begins_pair(slot):
+                after = pairs_replace(
+                    slot, end, raw, kind_mask(&format, raw) | used_mask, kept, given, ~format.frozen_present, &count
+                )
+                if after != slot:
+                    slot = after
                     continue
             if not entry_compare_exchange(slot, &raw, new, &format):    # hardware has set accessed or dirty (N2)
                 continue
@@ -437,22 +435,41 @@ cdef char *leaves_protect_plain(
 
 
 cdef char *leaves_unmap_plain(const LevelFormat *level, char *slot, char *end, uint64_t *changed) noexcept nogil:
-    """Empty frozen leaves by themselves."""
+    """Empty frozen leaves by themselves, and thaw holes."""
     cdef LevelFormat format = level[0]
-    cdef char *first = slot
-    while slot <= end and is_lone_leaf(&format, entry_load(slot, &format)):
-        entry_store(slot, format.empty, &format)                    # what hardware has set goes with the leaf (N7)
+    cdef uint64_t raw, count = 0
+    while slot <= end:
+        raw = entry_load(slot, &format)
+        if is_lone_leaf(&format, raw):
+            entry_store(slot, format.empty, &format)                # what hardware has set goes with the leaf (N7)
+            count += 1
+        elif is_empty(&format, raw) and not is_faulty(HOLE_STAYS_FROZEN):
+            entry_store(slot, thawed(&format, raw), &format)
+        else:
+            break
         slot += <uint64_t> 1 << format.entry_shift
-    changed[0] += <uint64_t> (slot - first) >> format.entry_shift << format.shift
+    changed[0] += count << format.shift
     return slot
 
 
 cdef uint64_t entries_used(const LevelFormat *level, char *entries) noexcept nogil:
     """How many entries of a frozen leaf table are not empty."""
     cdef LevelFormat format = level[0]
-    cdef uint64_t i, used = 0
-    for i in range(format.entries):
-        used += not is_empty(&format, entry_load(entries + (i << format.entry_shift), &format))
+    cdef uint64_t raws[NEIGHBOURS]
+    cdef uint64_t first = entry_load(entries, &format), alike = kind_mask(&format, first), i = 0, used = 0
+    cdef bint is_leaf = is_lone_leaf(&format, first), together = format.shape == NATIVE_64 and not is_stepping() and (
+        format.entries % NEIGHBOURS == 0 and (is_leaf or is_empty(&format, first))
+    )
+    while i < format.entries:
+        # Acquire, partner: as of entry_load.
+        if together and i % NEIGHBOURS == 0 and not alike & load_acquire_neighbours_unhooked_64(
+            <uint64_t *> entries + i, raws, first
+        ):
+            used += NEIGHBOURS if is_leaf else 0
+            i += NEIGHBOURS
+        else:
+            used += not is_empty(&format, entry_load(entries + (i << format.entry_shift), &format))
+            i += 1
     return used
 
 

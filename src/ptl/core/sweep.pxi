@@ -144,8 +144,8 @@ cdef uint64_t leaves_at_once(
     """
     cdef uint64_t raws[LEAVES_AT_ONCE]
     cdef Columns room = found[0]                    # a copy, of which the compiler knows that no store changes it
-    cdef uint64_t alike = level.leaf_mask | level.run_any | level.leaf_any | level.reserved_mask
-    cdef uint64_t page = span(level), address = level.leaf_address_mask, differ = 0, now, i, count = 0
+    cdef uint64_t alike = lone_bits(level), page = span(level), address = level.leaf_address_mask
+    cdef uint64_t differ = 0, now, i, count = 0
     cdef uint64_t limit = min(min(most, room.room - room.count), <uint64_t> LEAVES_AT_ONCE)
     cdef uint32_t shift = level.leaf_shift
     cdef uint64_t *words

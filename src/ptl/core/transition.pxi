@@ -607,7 +607,7 @@ cdef uint64_t freeze_following(const LevelFormat *level, char *entries, uint64_t
         if (raw ^ next) & compared:
             break
         if pairs and begins_pair(slot) and i + 1 < count:
-            second = entry_load(slot + sizeof(uint64_t), &format)
+            second = load_acquire_unhooked_64(<uint64_t *> slot + 1)
             if (second ^ leaf_after(&format, next)) & compared == 0:
                 if pair_compare_exchange(
                     slot, raw, second, raw | format.frozen_present, second | format.frozen_present
