@@ -20,7 +20,8 @@ from ptl.bench.settings import Size
 GROUP = "scaling"
 REGION_PAGES = HUGE // PAGE
 THREADS = 1, 2, 4
-FAULT_ROUNDS = 100
+FAULT_ROUNDS = 1000
+"""Milliseconds: what it takes to start a thread should not count."""
 CACHE_LINE_WORDS = 16
 """Two lines: the hardware fetches them in pairs."""
 
@@ -146,7 +147,7 @@ def _one_line() -> Iterator[Contest]:
     add.restype = None
     words = array("Q", bytes(8 * CACHE_LINE_WORDS * (max(THREADS) + 1)))
     start, _ = words.buffer_info()
-    count = 200_000
+    count = 1_000_000
     for apart in True, False:
 
         def call_of(number: int, apart: bool = apart) -> Callable[[], object]:

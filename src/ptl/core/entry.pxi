@@ -197,10 +197,13 @@ cdef inline char *pairs_freeze(char *slot, char *end, uint64_t like, uint64_t ma
 
 
 cdef inline char *pairs_replace(
-    char *slot, char *end, uint64_t like, uint64_t mask, uint64_t kept, uint64_t given, uint64_t compared,
+    char *slot, char *end, uint64_t like, uint64_t mask, uint64_t kept, uint64_t given, uint64_t compared, bint plainly,
     uint64_t *changed
 ) noexcept nogil:
-    """As pairs_freeze: keep some bits and give others, and count the entries that differ then in what is compared."""
+    """As pairs_freeze: keep some bits and give others, and count the entries that differ then in what is compared.
+
+    plainly: by stores, where they lose nothing (N7).
+    """
     cdef uint64_t first, second, new_first, new_second, count = 0
     while slot < end:
         first = load_acquire_unhooked_64(<uint64_t *> slot)
@@ -209,9 +212,14 @@ cdef inline char *pairs_replace(
             break
         new_first = first & kept | given
         new_second = second & kept | given
-        if pair_compare_exchange(slot, first, second, new_first, new_second):
-            count += ((first ^ new_first) & compared != 0) + ((second ^ new_second) & compared != 0)
-            slot += 2 * sizeof(uint64_t)
+        if plainly:
+            # Release, partner: as of entry_store.
+            store_release_64(<uint64_t *> slot, new_first)
+            store_release_64(<uint64_t *> slot + 1, new_second)
+        elif not pair_compare_exchange(slot, first, second, new_first, new_second):
+            continue
+        count += ((first ^ new_first) & compared != 0) + ((second ^ new_second) & compared != 0)
+        slot += 2 * sizeof(uint64_t)
     changed[0] += count
     return slot
 

@@ -402,8 +402,8 @@ cdef char *leaves_protect_plain(
     cdef uint64_t kept = (own.used_mask | ~own.mask) & ~format.frozen_present               # as attributes_replaced
     cdef uint64_t given = own.bits[attributes] & ~own.used_mask
     cdef uint64_t used_mask = own.used_mask, all_used = own.bits[USED] & own.used_mask
-    cdef bint pairs = has_pairs(&format)
-    cdef uint64_t raw, new, count = 0
+    cdef bint pairs = has_pairs(&format), is_used
+    cdef uint64_t raw, new, alike, count = 0
     cdef char *after
     if not own.is_used_alone or attributes & USED or is_faulty(FINAL_VALUE_STAYS_FROZEN):
         return slot
@@ -415,19 +415,21 @@ cdef char *leaves_protect_plain(
             continue
         if not is_lone_leaf(&format, raw):
             break
-        new = raw & kept | given
-        if raw & used_mask == all_used or is_faulty(USED_LOST_BY_A_STORE):
-            entry_store(slot, new, &format)                         # hardware has nothing to set any more (N7)
-        else:
-            if pairs and begins_pair(slot):
-                after = pairs_replace(
-                    slot, end, raw, kind_mask(&format, raw) | used_mask, kept, given, ~format.frozen_present, &count
-                )
-                if after != slot:
-                    slot = after
-                    continue
-            if not entry_compare_exchange(slot, &raw, new, &format):    # hardware has set accessed or dirty (N2)
+        is_used = raw & used_mask == all_used or is_faulty(USED_LOST_BY_A_STORE)
+        if pairs and begins_pair(slot):
+            alike = kind_mask(&format, raw) | used_mask
+            if is_used:
+                after = pairs_replace(slot, end, raw, alike, kept, given, ~format.frozen_present, True, &count)
+            else:
+                after = pairs_replace(slot, end, raw, alike, kept, given, ~format.frozen_present, False, &count)
+            if after != slot:
+                slot = after
                 continue
+        new = raw & kept | given
+        if is_used:
+            entry_store(slot, new, &format)                         # hardware has nothing to set any more (N7)
+        elif not entry_compare_exchange(slot, &raw, new, &format):      # it has set accessed or dirty (N2)
+            continue
         count += new != raw & ~format.frozen_present
         slot += <uint64_t> 1 << format.entry_shift
     changed[0] += count << format.shift
@@ -437,11 +439,20 @@ cdef char *leaves_protect_plain(
 cdef char *leaves_unmap_plain(const LevelFormat *level, char *slot, char *end, uint64_t *changed) noexcept nogil:
     """Empty frozen leaves by themselves, and thaw holes."""
     cdef LevelFormat format = level[0]
+    cdef bint pairs = has_pairs(&format)
     cdef uint64_t raw, count = 0
+    cdef char *after
     while slot <= end:
         raw = entry_load(slot, &format)
-        if is_lone_leaf(&format, raw):
-            entry_store(slot, format.empty, &format)                # what hardware has set goes with the leaf (N7)
+        if is_lone_leaf(&format, raw):                              # what hardware sets goes with the leaf (N7)
+            if pairs and begins_pair(slot):
+                after = pairs_replace(
+                    slot, end, raw, kind_mask(&format, raw), 0, format.empty, ~<uint64_t> 0, True, &count
+                )
+                if after != slot:
+                    slot = after
+                    continue
+            entry_store(slot, format.empty, &format)
             count += 1
         elif is_empty(&format, raw) and not is_faulty(HOLE_STAYS_FROZEN):
             entry_store(slot, thawed(&format, raw), &format)
