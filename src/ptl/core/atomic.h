@@ -147,8 +147,8 @@ static inline uint64_t ptl_load_acquire_neighbours_unhooked_64(const uint64_t *p
 #define ptl_fetch_add_64(p, value) ptl_fetch_add_64_at(p, value, __func__)
 
 /* Two neighbouring words by one operation, the first at a multiple of 16 bytes: nobody sees one changed without the other,
- * and it takes three quarters of the time of two. Where stores are steps, words are changed one by one: what comes of a pair
- * is what comes of two with nothing in between. */
+ * and it takes three quarters of the time of two. Where every access is a step, words are changed one by one: what comes of a
+ * pair is what comes of two with nothing in between. */
 #if defined(__x86_64__) && !defined(__SANITIZE_THREAD__)
 #include <cpuid.h>
 

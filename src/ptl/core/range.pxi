@@ -403,7 +403,7 @@ cdef char *leaves_protect_plain(
     cdef uint64_t given = own.bits[attributes] & ~own.used_mask
     cdef uint64_t used_mask = own.used_mask, all_used = own.bits[USED] & own.used_mask
     cdef bint pairs = has_pairs(&format), is_used
-    cdef uint64_t raw, new, alike, count = 0
+    cdef uint64_t raw, new, count = 0
     cdef char *after
     if not own.is_used_alone or attributes & USED or is_faulty(FINAL_VALUE_STAYS_FROZEN):
         return slot
@@ -417,18 +417,16 @@ cdef char *leaves_protect_plain(
             break
         is_used = raw & used_mask == all_used or is_faulty(USED_LOST_BY_A_STORE)
         if pairs and begins_pair(slot):
-            alike = kind_mask(&format, raw) | used_mask
-            if is_used:
-                after = pairs_replace(slot, end, raw, alike, kept, given, ~format.frozen_present, True, &count)
-            else:
-                after = pairs_replace(slot, end, raw, alike, kept, given, ~format.frozen_present, False, &count)
+            after = pairs_replace(
+                slot, end, raw, kind_mask(&format, raw) | used_mask, kept, given, ~format.frozen_present, is_used, &count
+            )
             if after != slot:
                 slot = after
                 continue
         new = raw & kept | given
         if is_used:
             entry_store(slot, new, &format)                         # hardware has nothing to set any more (N7)
-        elif not entry_compare_exchange(slot, &raw, new, &format):      # it has set accessed or dirty (N2)
+        elif not entry_compare_exchange(slot, &raw, new, &format):  # it has set accessed or dirty (N2)
             continue
         count += new != raw & ~format.frozen_present
         slot += <uint64_t> 1 << format.entry_shift
@@ -468,15 +466,16 @@ cdef uint64_t entries_used(const LevelFormat *level, char *entries) noexcept nog
     cdef LevelFormat format = level[0]
     cdef uint64_t raws[NEIGHBOURS]
     cdef uint64_t first = entry_load(entries, &format), alike = kind_mask(&format, first), i = 0, used = 0
-    cdef bint is_leaf = is_lone_leaf(&format, first), together = format.shape == NATIVE_64 and not is_stepping() and (
-        format.entries % NEIGHBOURS == 0 and (is_leaf or is_empty(&format, first))
-    )
+    cdef bint are_leaves = is_lone_leaf(&format, first)         # all of them, in nearly every table
+    cdef bint at_once = format.shape == NATIVE_64 and not is_stepping() and format.entries % NEIGHBOURS == 0
+    if not are_leaves and not is_empty(&format, first):
+        at_once = False
     while i < format.entries:
         # Acquire, partner: as of entry_load.
-        if together and i % NEIGHBOURS == 0 and not alike & load_acquire_neighbours_unhooked_64(
+        if at_once and i % NEIGHBOURS == 0 and not alike & load_acquire_neighbours_unhooked_64(
             <uint64_t *> entries + i, raws, first
         ):
-            used += NEIGHBOURS if is_leaf else 0
+            used += NEIGHBOURS if are_leaves else 0
             i += NEIGHBOURS
         else:
             used += not is_empty(&format, entry_load(entries + (i << format.entry_shift), &format))
