@@ -580,7 +580,8 @@ cdef class PageTable:
         """Empty what a range holds, software's own entries too, and return how many bytes that was; holes are passed over.
 
         A huge leaf that the range cuts is split first, and a run of entries that are one page taken apart; a table that it
-        covers is retired. Errors, progress and cost as `map`, but it needs no memory.
+        covers is retired. Errors, progress and cost as `map`, but it needs no memory, where no snapshot or fork shares its
+        tables.
         """
         cdef Range op
         cdef Found found
@@ -610,7 +611,8 @@ cdef class PageTable:
         """Give what is mapped in a range these attributes, and return how many bytes changed; holes are passed over.
 
         Accessed and dirty, once set, stay. A huge leaf that the range cuts is split first, and a run of entries that are
-        one page taken apart. Errors, progress and cost as `map`, but it needs no memory.
+        one page taken apart. Errors, progress and cost as `map`, but it needs no memory, where no snapshot or fork shares
+        its tables.
         """
         cdef Range op
         cdef Found found
@@ -877,8 +879,9 @@ cdef class PageTable:
         DONE: smaller leaves map the same. A run of entries that are one page is taken apart, in the table where it is.
         Software's entry in place of a huge leaf becomes one of each smaller page, their
         offsets counted up. NOT_HUGE when neither is there; ALREADY when the leaf is no larger than `page_size`. Cannot
-        fail for memory: the leaf had its tables parked. Blocking on the table that holds the leaf. Raises AddressError
-        for a size that the format does not have.
+        fail for memory: the leaf had its tables parked; only a table that a snapshot or fork shares has to be copied first
+        (OutOfFrames). Blocking on the table that holds the leaf. Raises AddressError for a size that the format does not
+        have.
         """
         cdef uint64_t address = canonical(self, va)
         cdef const Run *run = NULL
