@@ -248,6 +248,60 @@ def test_the_first_change_copies_the_tables_on_the_way_and_the_next_nothing(name
     assert snapshot.stats()["copies"] == 0
 
 
+def test_what_leaves_whole_is_not_copied() -> None:
+    """And needs no frame: a range that covers a table lets go of it; only those that it cuts are copied."""
+    bench = Bench("x86_64")
+    bench.pt.map(1 << 30, 0, 1 << 30, page_size=PAGE)
+    snapshot = bench.pt.snapshot()
+    before = contents(snapshot)
+    fork = snapshot.fork()
+    fail_frames(1)
+    try:
+        fork.clear()
+    finally:
+        fail_frames(0)
+    assert (len(fork), fork.stats()["copies"], fork.stats()["tables"]) == (0, 0, 1)
+    assert bench.pt.unmap((1 << 30) + PAGE, (1 << 30) - 2 * PAGE) == (1 << 30) - 2 * PAGE
+    assert bench.pt.stats()["copies"] == 2 + 2, "those on the way, and the two leaf tables at its ends"
+    bench.pt.map(0, 0, bench.span, page_size=bench.span, replace=True)
+    assert bench.pt.stats()["copies"] == 4 + 1, "the table that holds the slot"
+    assert contents(snapshot) == before
+    for pt in (bench.pt, snapshot, fork):
+        pt.check()
+
+
+def test_what_is_mapped_in_a_shared_table_is_in_the_way_of_a_map() -> None:
+    bench = Bench("x86_64")
+    snapshot = bench.pt.snapshot()
+    with pytest.raises(ptl.AlreadyMapped, match="va 0x0 "):
+        bench.pt.map(0, 0, bench.span, page_size=bench.span)
+    bench.pt.map(3 * bench.span, 0, bench.span, page_size=bench.span)  # an empty table is not
+    assert bench.pt.lookup(3 * bench.span).size == bench.span
+    assert contents(snapshot) != contents(bench.pt)
+    bench.pt.check()
+
+
+@pytest.mark.parametrize("call", ["unmap", "map", "map over it"])
+def test_what_no_format_defines_is_met_as_in_any_table(call: str) -> None:
+    """A bad entry in a table that leaves: what happens does not depend on who else has the table."""
+    outcomes = []
+    for is_shared in (False, True):
+        bench = Bench("x86_64")
+        kept = [bench.pt.snapshot()] if is_shared else []
+        bench.frames.view(bench.pt.walk(0).steps[-1].table_pa + 8 * 3, 8)[:] = (1 << 7).to_bytes(8, "little")
+        assert bench.pt.walk(3 * PAGE).steps[-1].state is ptl.State.BAD
+        try:
+            if call == "unmap":
+                outcomes.append(str(bench.pt.unmap(0, bench.span)))
+            else:
+                bench.pt.map(0, 0, bench.span, page_size=bench.span, replace=call == "map over it")
+                outcomes.append("mapped")
+        except (ptl.FormatError, ptl.AlreadyMapped) as error:
+            outcomes.append(str(error))
+        del kept
+    assert outcomes[0] == outcomes[1]
+
+
 @pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
 @pytest.mark.parametrize("name", ["tiny", "x86_64", "arm", "m68k"])
 def test_tables_go_in_any_order(name: str, order: tuple[int, ...]) -> None:
@@ -317,9 +371,7 @@ def test_without_a_frame_for_the_top_table_nothing_happens(name: str, call: str)
         return
 
 
-@pytest.mark.parametrize(
-    "change", ["map", "unmap", "protect a range", "unmap all", "move", "split", "pte_map", "a CPU"]
-)
+@pytest.mark.parametrize("change", ["map", "unmap", "protect a range", "move", "split", "pte_map", "a CPU"])
 def test_without_a_frame_for_a_copy_nothing_changes(change: str) -> None:
     """Some tables may be copies by then; what they say is the same."""
     bench = Bench("x86_64")

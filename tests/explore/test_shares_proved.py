@@ -98,6 +98,33 @@ def test_two_trees_copy_what_they_share(together: str) -> None:
     prove([[mine], [on_twin(its)]], setup, **SHARING)
 
 
+LEAVES: dict[str, tuple[tuple[Operation, ...], Setup]] = {
+    "a reader of the other": ((on_twin(op.translate(0)), op.reclaim()), all_pages),
+    "a reader": ((op.translate(0), op.reclaim()), all_pages),
+    "the same": ((op.unmap(0, SPAN),), all_pages),
+    "the same in the other": ((on_twin(op.unmap(0, SPAN)),), all_pages),
+    "a retract": ((op.retract(0),), empty_table),
+}
+
+
+@pytest.mark.parametrize("beside", LEAVES)
+def test_a_table_that_leaves_is_let_go_of(beside: str) -> None:
+    """R6: neither locked nor copied, and kept for whoever else has it, or is still inside."""
+    operations, setup = LEAVES[beside]
+    prove([[op.unmap(0, SPAN)], operations], setup, **SHARING)
+
+
+@pytest.mark.parametrize("beside", [op.unmap(0), op.map(PAGE, NEW)], ids=str)
+def test_a_table_that_leaves_beside_who_wants_a_copy(beside: Operation) -> None:
+    """With at most three preemptions."""
+    explored = lab.explore([[op.unmap(0, SPAN)], [beside]], setup=one_page, preemptions=3, **SHARING)
+    assert explored.verdict == "bounded", explored
+
+
+def test_a_fork_beside_a_table_that_leaves() -> None:
+    prove([SEEN, [op.unmap(0), op.unmap(0, SPAN)]], all_pages, twin="empty")
+
+
 STRUCTURE: dict[str, tuple[Operation, Operation, Setup]] = {
     "a collapse each": (op.collapse(0), op.collapse(0), all_pages),
     "a collapse and an unmap": (op.collapse(0), op.unmap(0), all_pages),

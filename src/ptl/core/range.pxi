@@ -17,6 +17,8 @@ R3  The frozen entries keep lock-free writers out, the locks everyone else: a ra
 R4  A run that the range cuts, or puts smaller leaves over, is frozen whole and taken apart first (run.pxi, U3). It lies in
     one table, so no further lock is needed.
 R5  A private table is filled with plain stores and is complete, the range's changes included, before a slot names it.
+R6  A table that leaves, and that other trees have too (share.pxi), is neither locked nor frozen: nobody changes it. Its
+    slot lets go of it, with all below.
 
 The tables locked are chained through their descriptors, so none of this allocates. Blocking on the tables it touches.
 """
@@ -209,12 +211,17 @@ cdef int range_lock_level(Range *op, uint32_t level) noexcept nogil:
     cdef Found found
     cdef Table *table
     cdef uint64_t va = op.first, part
+    cdef uint32_t shared
     cdef bint touches
     cdef int result
     while True:
+        shared = range_shared_level(op, va)
         section_enter(op.me)
         walk(tree, va, level, &found)
-        if found.level == level:
+        if level <= shared and is_let_go(op, shared + 1, va):
+            part = slot_last(&tree.format.level[shared + 1], va)
+            touches = False
+        elif found.level == level:
             part = min(op.last, table_last(&tree.format, level, va))
             touches = range_touches(op, found.table, level, va, part)
         else:
@@ -263,17 +270,49 @@ cdef bint range_is_own(Range *op) noexcept nogil:
     return True
 
 
+cdef uint32_t range_shared_level(Range *op, uint64_t va) noexcept nogil:
+    """shared_level, on all the way to va: certain inside the gate, otherwise a guess."""
+    cdef bint is_inside = load_own_64(&op.me.critical) != 0
+    cdef uint32_t level
+    if load_relaxed_64(&op.tree.generation) == 0:
+        return 0
+    if not is_inside:
+        critical_enter(op.me)
+    section_enter(op.me)
+    level = shared_level(op.tree, va, 1)
+    section_leave(op.me)
+    if not is_inside:
+        critical_leave(op.me)
+    return level
+
+
+cdef inline bint is_let_go(Range *op, uint32_t level, uint64_t va) noexcept nogil:
+    """Whether a table that other trees have too leaves, with its slot of that level over va (R6). A root does not."""
+    cdef Tree *tree = op.tree
+    return level <= tree.format.levels and (op.kind == UNMAP or op.kind == MAP) and (
+        detaches(op, level, va, min(op.last, slot_last(&tree.format.level[level], va)))
+    )
+
+
 cdef int unshare_range(Range *op) noexcept nogil:
-    """Make every table on the way to the range the tree's own; what stopped it is in op.where."""
+    """Make every table on the way to the range the tree's own, but those that leave; what stopped it is in op.where."""
     cdef Tree *tree = op.tree
     cdef Found found
     cdef uint64_t va = op.first, last
+    cdef uint32_t level
     cdef int result
+    # Ends: each turn gets to an address further on, or copies a table on the way to it.
     while True:
-        result = unshare(tree, op.me, va, 1, &found)
-        if result != DONE:
-            return range_stopped(op, result, va, found.level, found.state)
-        last = table_last(&tree.format, 1, va) if found.level == 1 else slot_last(&tree.format.level[found.level], va)
+        level = range_shared_level(op, va)
+        if level and is_let_go(op, level + 1, va):
+            last = slot_last(&tree.format.level[level + 1], va)
+        else:
+            result = unshare(tree, op.me, va, max(level, <uint32_t> 1), &found)
+            if result != DONE:
+                return range_stopped(op, result, va, found.level, found.state)
+            if found.level > 1 and found.state == TABLE:
+                continue
+            last = table_last(&tree.format, 1, va) if found.level == 1 else slot_last(&tree.format.level[found.level], va)
         if last >= op.last:
             return DONE
         va = last + 1
@@ -318,7 +357,10 @@ cdef int range_freeze(Range *op, uint64_t table, uint32_t level, uint64_t va, ui
                 if entry_load(slot, format) != raw or is_table(tree, child_offset(tree, level, raw), level - 1):
                     return range_stopped(op, RESTART, va, level, state)
                 return range_stopped(op, IS_BAD, va, level, BAD)
-            result = range_freeze(op, child_offset(tree, level, raw), level - 1, va, part)
+            if range_shared_level(op, va) == level - 1 and is_let_go(op, level, va):
+                result = shared_look(op, child_offset(tree, level, raw), level - 1, va)
+            else:
+                result = range_freeze(op, child_offset(tree, level, raw), level - 1, va, part)
             if result != DONE:
                 return result
         elif not locked and not (state == EMPTY and is_faulty(RANGE_LOCKS_NO_HOLE)):
@@ -335,6 +377,26 @@ cdef int range_freeze(Range *op, uint64_t table, uint32_t level, uint64_t va, ui
         if part == last:
             return DONE
         va = part + 1
+
+
+cdef int shared_look(Range *op, uint64_t table, uint32_t level, uint64_t va) noexcept nogil:
+    """Say whether a table that other trees have too may leave: range_freeze, where nothing has to be frozen (R6)."""
+    cdef Tree *tree = op.tree
+    cdef const LevelFormat *format = &tree.format.level[level]
+    cdef uint64_t raw, i
+    cdef int state, result
+    for i in range(format.entries):
+        raw = entry_load(tree.memory + table + (i << format.entry_shift), format)
+        state = classify_in_block(tree, level, raw)
+        if state == TABLE and not is_table(tree, child_offset(tree, level, raw), level - 1):
+            state = BAD
+        if state == TABLE:
+            result = shared_look(op, child_offset(tree, level, raw), level - 1, va + (i << format.shift))
+        else:
+            result = why_not_changed(op, state, True)
+        if result != DONE:
+            return range_stopped(op, result, va + (i << format.shift), level, state) if state != TABLE else result
+    return DONE
 
 
 cdef int leaves_freeze(Range *op, uint64_t table, uint64_t va, uint64_t last) noexcept nogil:
@@ -781,12 +843,19 @@ cdef inline void commit_covered(
 
 
 cdef void detach(Range *op, uint64_t offset, uint32_t level) noexcept nogil:
-    """Collect a table that its slot no longer names, and all below it; what it holds stays as it is, frozen."""
+    """Collect a table that its slot no longer names, and all below it; what it holds stays as it is, frozen.
+
+    What other trees have too is let go of (R6).
+    """
     cdef Tree *tree = op.tree
     cdef const LevelFormat *format = &tree.format.level[level]
     cdef Table *table = table_of(tree.block, offset)
     cdef uint64_t raw, i
     cdef int state
+    if not is_own(tree, table) and not is_faulty(SHARED_TABLE_CHANGED_UNDER_ITS_LOCK):
+        shared_count_out(op, offset, level)
+        table_let_go(tree, table)
+        return
     if level == 1:
         op.changed += entries_used(format, tree.memory + offset) << format.shift
     for i in range(format.entries if level > 1 else 0):
@@ -800,6 +869,25 @@ cdef void detach(Range *op, uint64_t offset, uint32_t level) noexcept nogil:
                 op.dropped_leaves[level] += 1
     table.link = op.leaving
     op.leaving = table
+
+
+cdef void shared_count_out(Range *op, uint64_t offset, uint32_t level) noexcept nogil:
+    """Count out of the tree a table that other trees have too, with all below it, and what they map."""
+    cdef Tree *tree = op.tree
+    cdef const LevelFormat *format = &tree.format.level[level]
+    cdef uint64_t raw, i
+    cdef int state
+    table_count(tree, table_of(tree.block, offset), -1)
+    if level == 1:
+        op.changed += entries_used(format, tree.memory + offset) << format.shift
+        return
+    for i in range(format.entries):
+        raw = entry_load(tree.memory + offset + (i << format.entry_shift), format)
+        state = classify_in_block(tree, level, raw)
+        if state == TABLE:
+            shared_count_out(op, child_offset(tree, level, raw), level - 1)
+        elif state != EMPTY:
+            op.changed += span(format)
 
 
 # -- the whole --------------------------------------------------------------------------------------------------------

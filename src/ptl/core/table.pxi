@@ -580,8 +580,8 @@ cdef class PageTable:
         """Empty what a range holds, software's own entries too, and return how many bytes that was; holes are passed over.
 
         A huge leaf that the range cuts is split first, and a run of entries that are one page taken apart; a table that it
-        covers is retired. Errors, progress and cost as `map`, but it needs no memory, where no snapshot or fork shares its
-        tables.
+        covers is retired. Errors, progress and cost as `map`, but it needs no memory, unless it cuts a table that a
+        snapshot or fork shares.
         """
         cdef Range op
         cdef Found found

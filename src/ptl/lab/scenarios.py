@@ -257,8 +257,8 @@ _ALL: Final = (
     Scenario(
         "core-fork-maps",
         "the core: a fork of the table beside two maps",
-        "The fork waits until no change is under way, and shares the leaf table; whoever maps afterwards copies it first. So "
-        "the fork has no page, or the first, or both, and never the second without the first.",
+        "The fork waits until no change is under way, and shares the leaf table; whoever maps afterwards copies it. "
+        "So the fork has no page, or the first, or both, and never the second without the first.",
         "proved",
         ("fork", "maps"),
         operations=(
