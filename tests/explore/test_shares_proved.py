@@ -155,5 +155,18 @@ def test_a_table_that_both_have_left_is_kept_for_its_readers() -> None:
     prove([[op.translate(0)], [op.unmap(PAGE), on_twin(op.unmap(PAGE)), op.reclaim()]], all_pages, **SHARING)
 
 
+def huge_leaf_and_page(pt: ptl.PageTable) -> None:
+    """A huge leaf, and a leaf table beside it."""
+    huge_leaf(pt)
+    pt.map(SPAN, OTHER, PAGE)
+
+
+def test_a_shared_table_is_not_reused_while_somebody_holds_its_lock() -> None:
+    """Case 46 of docs/concurrency.md. Both trees leave the table, without its lock; with at most two preemptions."""
+    leaving = [op.unmap(SPAN), on_twin(op.unmap(SPAN)), op.reclaim(), op.populate(4 * SPAN)]
+    explored = lab.explore([[op.split(0)], leaving], setup=huge_leaf_and_page, twin="fork", preemptions=2)
+    assert explored.verdict == "bounded", explored
+
+
 def test_a_snapshot_is_read_beside_changes() -> None:
     prove([[on_twin(op.sweep(0))], [op.unmap(0, SPAN), op.reclaim()]], all_pages, twin="snapshot", batch_tables=1)

@@ -13,6 +13,9 @@ E3  A stamped table is freed only when every section then inside was entered at 
 E4  The epoch only grows. It is compared by signed difference, so it may wrap.
 E5  Retiring neither allocates nor waits. Freeing happens a few tables at a time, in later operations.
 E6  A table that a handle has pinned stays in limbo until the handle lets go, and holds back no other table.
+E7  Likewise a table whose lock is held. Other trees may take a shared table out of use without its lock; who found it under
+    that lock, in a section that is over, may yet look whether it is his tree's own (share.pxi, O2), and must not find
+    another table in its place.
 
 Why E3 suffices. A section that could reach T read a slot before it was changed, so it entered before the change. Its
 word was visible before its first slot was read: by the reader's own barrier, or, with membarrier, because the barrier
@@ -70,7 +73,7 @@ cdef struct Domain:
     void *incoming              # of Table: retired and not yet looked at, newest first
     Table *pending_first        # looked at and stamped, oldest first; for the holder of reclaim_lock
     Table *pending_last
-    Table *pinned               # grace period over, but a handle holds them (E6)
+    Table *pinned               # grace period over, but somebody keeps them (E6, E7)
     uint64_t safe               # every section inside entered at this epoch or later
     uint64_t attempted          # values of `retired` and `retired_bytes` at the last grace period
     uint64_t attempted_bytes
@@ -337,8 +340,7 @@ cdef uint64_t limbo_free(Domain *domain, uint64_t most) noexcept nogil:
     cdef Table **place = &domain.pinned
     while place[0] is not NULL and freed < most:
         table = place[0]
-        # Acquire, partner: table_unpin. The handle's last read came before the reuse.
-        if load_acquire_32(&table.pins) == 0 or is_faulty(PINS_IGNORED):
+        if not is_kept_in_limbo(table):
             place[0] = table.link
             limbo_give_back(domain, table)
             freed += 1
@@ -353,13 +355,23 @@ cdef uint64_t limbo_free(Domain *domain, uint64_t most) noexcept nogil:
         domain.pending_first = table.link
         if domain.pending_first is NULL:
             domain.pending_last = NULL
-        if load_acquire_32(&table.pins) == 0 or is_faulty(PINS_IGNORED):
+        if not is_kept_in_limbo(table):
             limbo_give_back(domain, table)
             freed += 1
         else:
             table.link = domain.pinned
             domain.pinned = table
     return freed
+
+
+cdef inline bint is_kept_in_limbo(Table *table) noexcept nogil:
+    """Whether somebody needs a table still whose readers have left: a handle (E6), or the holder of its lock (E7)."""
+    # Acquire, partner: table_unpin. The handle's last read came before the reuse.
+    if load_acquire_32(&table.pins) != 0 and not is_faulty(PINS_IGNORED):
+        return True
+    # Acquire, partner: lock_release. The lock was taken before the section in which its holder found the table, so whoever
+    # has seen that section end sees it.
+    return load_acquire_32(&table.lock) != 0 and not is_faulty(LOCKED_TABLE_FREED)
 
 
 cdef void limbo_give_back(Domain *domain, Table *table) noexcept nogil:

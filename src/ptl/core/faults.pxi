@@ -119,6 +119,7 @@ cdef enum Fault:
     SHARED_TABLE_TAKEN_OVER
     LAST_REFERENCE_FREED_AT_ONCE
     SNAPSHOT_BESIDE_A_LOCK
+    LOCKED_TABLE_FREED
 
 FAULTS = {
     "move looks before it locks": MOVE_LOOKS_BEFORE_IT_LOCKS,
@@ -232,6 +233,7 @@ FAULTS = {
     "shared table taken over": SHARED_TABLE_TAKEN_OVER,
     "last reference freed at once": LAST_REFERENCE_FREED_AT_ONCE,
     "snapshot beside a lock": SNAPSHOT_BESIDE_A_LOCK,
+    "locked table freed": LOCKED_TABLE_FREED,
 }
 """Every fault that a build with PTL_FAULTS=1 can be given, by name."""
 

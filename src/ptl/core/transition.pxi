@@ -148,7 +148,8 @@ cdef void table_fill_leaves(
 cdef inline void table_count(Tree *tree, Table *table, int64_t one) noexcept nogil:
     """Count a table of the tree in, as its own, or out."""
     if one > 0:
-        table.generation = tree.generation
+        # Relaxed, partner: is_own, of whoever finds the table in its slot.
+        store_relaxed_64(&table.generation, tree.generation)
         store_release_32(&table.use, TABLE_LIVE)
     count_64(&tree.tables, one)
     count_64(&tree.table_bytes, one * <int64_t> tree.format.level[table.level].table_bytes)

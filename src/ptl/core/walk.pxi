@@ -301,7 +301,7 @@ cdef inline bint is_own(Tree *tree, Table *table) noexcept nogil:
     """Whether this tree, and no other, may change a table (share.pxi, O2); inside the gate, where no number changes."""
     # Relaxed, partner: tree_share, by way of the gate.
     cdef uint64_t generation = load_relaxed_64(&tree.generation)
-    return generation == 0 or table.generation == generation
+    return generation == 0 or load_relaxed_64(&table.generation) == generation
 
 
 cdef bint again(Tree *tree, uint64_t table, uint32_t *turns) noexcept nogil:

@@ -581,6 +581,11 @@ _ALL: Final = (
         "a table is shared while somebody holds its lock (O7)",
         trial([op.fork()], [op.map_lock(0, NEW)], setup=empty_table, twin="empty"),
     ),
+    Mutant(
+        "locked table freed",
+        "the reclaimer frees a table that another thread has found under its lock (E7)",
+        test="explore/test_shares_proved.py::test_a_shared_table_is_not_reused_while_somebody_holds_its_lock",
+    ),
     # Flushes and shadows.
     Mutant("flushed before the switch", "a change of an entry flushes before it is made (B1)", USE_BESIDE_UNMAP),
     Mutant(
