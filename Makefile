@@ -21,7 +21,7 @@ models: .venv-test/done      ## every state of the protocols' models, by Spin, a
 # The interpreter is not instrumented, so the sanitizer's library is loaded before it, at addresses that do not vary. The
 # tests with threads run as anywhere, under stress; of those that take longest, one format of each shape is enough.
 UNDER = setarch -R env LD_PRELOAD="$(foreach library,$(1),$(shell $(CC) -print-file-name=$(library)))"
-THREADS := sanitizers stress threads epochs handles shootdown frames fork
+THREADS := sanitizers stress threads epochs handles shootdown frames fork share_together
 SANITIZED = -m pytest --capture=sys $(THREADS:%=tests/test_%.py) $(PYTEST_ARGS) \
 	-k "not everybody or not batches and (x86_64 or i386-reused or riscv or sparc32 or tiny)"
 
