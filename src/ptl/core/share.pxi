@@ -251,14 +251,12 @@ cdef Table *locked_below(Tree *tree, uint64_t offset, uint32_t level) noexcept n
 cdef void tree_describe(Tree *tree, const Tree *other) noexcept nogil:
     """Make an empty tree one of the format of another, in the same block, without a root."""
     cdef uint32_t level
-    memcpy(tree, other, <char *> &other.tables - <char *> other)
+    memcpy(tree, other, <char *> &other.generation - <char *> other)        # what never changes
     for level in range(1, tree.format.levels + 1):
         tree.format.level[level].attributes = &tree.format.attributes[
             other.format.level[level].attributes - other.format.attributes
         ]
     tree.arch = other.arch
-    tree.is_snapshot = False
-    tree.held = 0
 
 
 cdef int tree_share(Tree *tree, Record *me, Tree *other) noexcept nogil:
