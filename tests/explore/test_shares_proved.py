@@ -81,8 +81,6 @@ SHARING: dict[str, Any] = {"twin": "fork", "prepare": own_tables_above, "batch_t
 
 TOGETHER: dict[str, tuple[Operation, Operation, Setup]] = {
     "an unmap each": (op.unmap(0), op.unmap(PAGE), all_pages),
-    "a map each": (op.map(0, NEW), op.map(0, OTHER), empty_table),
-    "a protect each": (op.protect(0, SPAN, "r"), op.protect(0, 2 * PAGE, "rx"), all_pages),
     "a change of an entry each": (
         op.compare_exchange(0, leaf(OLD), leaf(NEW)),
         op.compare_exchange(0, leaf(OLD), leaf(OTHER)),
@@ -126,6 +124,8 @@ def test_a_fork_beside_a_table_that_leaves() -> None:
 
 
 STRUCTURE: dict[str, tuple[Operation, Operation, Setup]] = {
+    "a map each": (op.map(0, NEW), op.map(0, OTHER), empty_table),
+    "a protect each": (op.protect(0, SPAN, "r"), op.protect(0, 2 * PAGE, "rx"), all_pages),
     "a collapse each": (op.collapse(0), op.collapse(0), all_pages),
     "a collapse and an unmap": (op.collapse(0), op.unmap(0), all_pages),
     "a move and an unmap": (op.move(0, 2 * SPAN, SPAN), op.unmap(0), one_page),
@@ -134,7 +134,7 @@ STRUCTURE: dict[str, tuple[Operation, Operation, Setup]] = {
 
 
 @pytest.mark.parametrize("together", STRUCTURE)
-def test_transitions_of_what_two_trees_share(together: str) -> None:
+def test_more_changes_of_what_two_trees_share(together: str) -> None:
     """With at most two preemptions."""
     mine, its, setup = STRUCTURE[together]
     explored = lab.explore([[mine], [on_twin(its)]], setup=setup, preemptions=2, **SHARING)
