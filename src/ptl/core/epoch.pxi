@@ -14,7 +14,7 @@ E4  The epoch only grows. It is compared by signed difference, so it may wrap.
 E5  Retiring neither allocates nor waits. Freeing happens a few tables at a time, in later operations.
 E6  A table that a handle has pinned stays in limbo until the handle lets go, and holds back no other table.
 E7  Likewise a table whose lock is held. Other trees may take a shared table out of use without its lock; who found it under
-    that lock, in a section that is over, may yet look whether it is his tree's own (share.pxi, O2), and must not find
+    that lock, in a section that is over, may yet look whether it is the tree's own (share.pxi, O2), and must not find
     another table in its place.
 
 Why E3 suffices. A section that could reach T read a slot before it was changed, so it entered before the change. Its
@@ -426,11 +426,13 @@ cdef void gate_close(Domain *domain) noexcept nogil:
     cdef Record *record
     cdef uint32_t turns
     mutex_acquire(&domain.gate_lock)
+    # Relaxed, partner: the load in critical_enter. A barrier is between this store and the look at `critical`.
     store_relaxed_32(&domain.gate, 1)
     if domain.barrier == BY_READER:
         full_barrier()
     elif not is_faulty(GATE_WITHOUT_ITS_BARRIER):
         membarrier()
+    # Acquire, partner: the push in record_register.
     record = <Record *> load_acquire_pointer(&domain.records)
     while record is not NULL and not is_faulty(GATE_WAITS_FOR_NOBODY):
         turns = 0

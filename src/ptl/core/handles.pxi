@@ -427,8 +427,12 @@ cdef Record *own_record(PageTable pt) except NULL:
 cdef Record *record_for_change(PageTable pt) except NULL:
     """As own_record, for a method that changes the table."""
     if pt.tree.is_snapshot:
-        raise TypeError("a snapshot cannot be changed; fork() makes a table of it that can")
+        raise snapshot_stays()
     return own_record(pt)
+
+
+cdef object snapshot_stays():
+    return TypeError("a snapshot cannot be changed; fork() makes a table of it that can")
 
 
 cdef int unshare_for(PageTable pt, uint64_t va, uint32_t level) except -1:
@@ -436,6 +440,7 @@ cdef int unshare_for(PageTable pt, uint64_t va, uint32_t level) except -1:
     cdef Record *me = record_for_change(pt)
     cdef Found found
     cdef int result
+    # Relaxed, partner: tree_share. Who shares it afterwards makes the handle stale.
     if load_relaxed_64(&pt.tree.generation) == 0:
         return 0
     with nogil:
@@ -494,6 +499,7 @@ cdef uint32_t lock_keep(Tree *tree, Record *me, Table *table, uint64_t va, uint3
 cdef void lock_let_go(Tree *tree, Table *table, uint32_t owner) noexcept nogil:
     """Undo a lock_keep."""
     lock_release_own(&table.lock, owner)
+    # Relaxed, partner: tree_share, which looks at the locks themselves when it sees too many.
     fetch_add_relaxed_64(&tree.held, <uint64_t> -1)
 
 

@@ -274,6 +274,7 @@ cdef uint32_t range_shared_level(Range *op, uint64_t va) noexcept nogil:
     """shared_level, on all the way to va: certain inside the gate, otherwise a guess."""
     cdef bint is_inside = load_own_64(&op.me.critical) != 0
     cdef uint32_t level
+    # Relaxed, partner: tree_share. A snapshot that comes later is found by range_is_own.
     if load_relaxed_64(&op.tree.generation) == 0:
         return 0
     if not is_inside:

@@ -137,7 +137,7 @@ cdef void run_take_apart(
 cdef int run_change(
     Tree *tree, const Found *found, uint64_t va, uint64_t *expected, uint64_t desired, uint32_t withdrawn, uint32_t *had
 ) noexcept nogil:
-    """Compare-exchange of the entry of va, part of a run, for the holder of its table's lock, inside the fork gate.
+    """Compare-exchange of the entry of va, part of a run, for the holder of its table's lock, inside the gate.
 
     CHANGED, or OTHER_VALUE. When `desired` is part of such a run too, all entries change; what they have of accessed and
     dirty beyond `expected` stays, but for the attributes `withdrawn`. Otherwise the run is taken apart. *had is what

@@ -235,6 +235,7 @@ cdef Table *locked_below(Tree *tree, uint64_t offset, uint32_t level) noexcept n
     cdef const LevelFormat *format = &tree.format.level[level]
     cdef Table *table = table_of(tree.block, offset)
     cdef uint64_t raw, i
+    # Relaxed, partner: lock_keep, by way of the gate. Another's lock that shows or not was not kept.
     if load_relaxed_32(&table.lock):
         return table
     for i in range(format.entries if level > 1 else 0):
@@ -274,6 +275,7 @@ cdef int tree_share(Tree *tree, Record *me, Tree *other) noexcept nogil:
         locked = NULL
         result = NO_FRAMES
         gate_close(tree.domain)
+        # Relaxed, partner: lock_keep, by way of the gate.
         if load_relaxed_64(&tree.held) and not is_faulty(SNAPSHOT_BESIDE_A_LOCK):
             locked = locked_below(tree, tree.root, tree.format.levels)                          # O7
         if locked is not NULL:
@@ -281,6 +283,7 @@ cdef int tree_share(Tree *tree, Record *me, Tree *other) noexcept nogil:
         elif table_copy(tree, copy, root, tree.format.levels):
             # Relaxed: what counts is that no two are alike.
             generation = fetch_add_relaxed_64(&tree.block.generations, 2)
+            # Nobody is inside the gate, and nobody knows the other tree: relaxed for who only asks whether to look.
             store_relaxed_64(&tree.generation, generation + 1)
             if not tree.is_snapshot:
                 root.generation = generation + 1
@@ -288,9 +291,11 @@ cdef int tree_share(Tree *tree, Record *me, Tree *other) noexcept nogil:
             copy.generation = 0 if other.is_snapshot else generation + 2                        # O2
             other.tables = tree.tables
             other.table_bytes = tree.table_bytes
+            # Release, partner: is_table.
             store_release_32(&copy.use, TABLE_LIVE)
             for level in range(1, tree.format.levels):
                 if other.nothing[level] is not NULL:
+                    # Acquire and release, partner: nothing_free.
                     fetch_add_64(&other.nothing[level].refs, 1)
             result = DONE
         gate_open(tree.domain)

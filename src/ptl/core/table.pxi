@@ -1428,7 +1428,7 @@ cdef object failure(PageTable pt, int result, Range *op):
     if result == IS_BAD:
         return FormatError(f"{where} holds a BAD entry at level {op.where_level}; nothing was changed")
     if result == IS_SNAPSHOT:
-        return TypeError("a snapshot cannot be changed; fork() makes a table of it that can")
+        return snapshot_stays()
     if result == DEADLOCK:
         return RuntimeError(f"this thread holds the lock of a table of {where}, and would wait for itself")
     return livelock_at(op.where, op.where_level, op.where_state)

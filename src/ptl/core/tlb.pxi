@@ -15,7 +15,7 @@ B2  Every change of a leaf flushes before it returns, and before anything is don
     gone: reading what a collapse copies, making a slot huge, handing out frames again (MmuGather).
 B3  Between begin and end a Tlb may be stale. Otherwise a hit that grants what the table does not is an error, and so are
     two hits of different sizes: the flush was forgotten, or came too early.
-B4  A Tlb's lock is held for one walk or one copy of at most a page, inside the fork gate, and nothing else is waited for.
+B4  A Tlb's lock is held for one walk or one copy of at most a page, inside the gate, and nothing else is waited for.
 B5  No Tlb takes what is BUSY or INVALID; nor, where only software walks and there may be runs, a frozen leaf (run.pxi, U4).
     A refill lets go of the Tlb and looks again when that is over.
 
@@ -74,7 +74,7 @@ cdef struct Attachment:
 # -- what a change does -----------------------------------------------------------------------------------------------
 
 cdef inline bint change_begin(Tree *tree) noexcept nogil:
-    """Before a switch, inside the fork gate; whether there is anybody to flush."""
+    """Before a switch, inside the gate; whether there is anybody to flush."""
     # Acquire, partner: the exchange in tree_attach. The attachment is complete.
     if load_acquire_pointer(<void **> &tree.attached) is NULL:
         return False
