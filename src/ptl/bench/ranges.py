@@ -2,64 +2,23 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import cycle, repeat
 from operator import and_, or_
 
 from ptl import _bench
-from ptl._core import Frames, PageTable, default_domain
+from ptl._core import PageTable, default_domain
+from ptl.bench.limits import ENTRY_BYTES, Limits, Pages
 from ptl.bench.measure import Contest, Side, Target
-from ptl.bench.native import Missing, load
+from ptl.bench.native import Missing
 from ptl.bench.pages import HUGE, PA, PAGE, VA
-from ptl.bench.peers import LIMITS, module
+from ptl.bench.peers import module
 from ptl.bench.settings import Size
 
 GROUP = "a range in one call"
 TRANSITIONS = "transitions"
-ENTRY_BYTES = 8
 WRITE = 2
-
-
-class Limits:
-    """The machine's own operations, on memory of the same kind as tables are in."""
-
-    def __init__(self, table_bytes: int, kernel_bytes: int = 0) -> None:
-        self.calls = load(LIMITS)
-        self.bytes = table_bytes
-        self.kernel_bytes = kernel_bytes
-        self.frames = Frames(2 * table_bytes + HUGE)
-        at = self.frames.alloc(table_bytes)
-        self.memory = ctypes.c_char.from_buffer(self.frames.view(at, table_bytes))
-        self.calls.limit_exchange.restype = ctypes.c_uint64
-        self.calls.limit_pages.restype = ctypes.c_void_p
-        for name in ("limit_fill", "limit_give_back", "limit_add"):
-            getattr(self.calls, name).restype = None
-        self.pages = None
-        if kernel_bytes:
-            self.pages = ctypes.c_void_p(self.calls.limit_pages(ctypes.c_uint64(kernel_bytes)))
-            if not self.pages:
-                raise Missing(f"no memory for {kernel_bytes} bytes of pages")
-
-    def fill(self) -> None:
-        """Write every byte."""
-        self.calls.limit_fill(ctypes.byref(self.memory), 1, ctypes.c_uint64(self.bytes))
-
-    def exchange(self) -> None:
-        """Exchange every word."""
-        self.calls.limit_exchange(
-            ctypes.byref(self.memory), ctypes.c_uint64(self.bytes // ENTRY_BYTES), ctypes.c_uint64(1)
-        )
-
-    def protect(self, *, writable: bool) -> None:
-        """Let the kernel change the protection of every page."""
-        if self.calls.limit_protect(self.pages, ctypes.c_uint64(self.kernel_bytes), writable):
-            raise OSError("the kernel refused to protect pages")
-
-    def __del__(self) -> None:
-        if getattr(self, "pages", None):
-            self.calls.limit_give_back(self.pages, ctypes.c_uint64(self.kernel_bytes))
 
 
 def contests(size: Size) -> Iterator[Contest]:
@@ -79,11 +38,23 @@ def _frames(size: Size) -> range:
     return range(PA, PA + size.range_bytes, PAGE)
 
 
-def _limits(size: Size, *, kernel: bool = False) -> Limits | None:
+def _limits(size: Size) -> Limits | None:
     try:
-        return Limits(size.range_bytes // PAGE * ENTRY_BYTES, size.kernel_bytes if kernel else 0)
+        return Limits(size.range_bytes // PAGE * ENTRY_BYTES)
     except Missing:
         return None
+
+
+def _mprotect(size: Size) -> list[Side]:
+    """The kernel as a peer, where there is memory for its pages."""
+    try:
+        pages = Pages(size.kernel_bytes)
+    except Missing:
+        return []
+    writable = cycle((False, True))
+    return [
+        Side("the kernel's mprotect", lambda: pages.protect(writable=next(writable)), size.kernel_bytes // PAGE),
+    ]
 
 
 def _clear(table: PageTable, length: int) -> None:
@@ -136,7 +107,7 @@ def _protect(size: Size) -> Contest:
     table, length = PageTable("x86_64"), size.range_bytes
     count = length // PAGE
     table.map(VA, PA, length, page_size=PAGE)
-    flags, changes, writable = cycle(("r", "rw")), cycle(((and_, ~WRITE), (or_, WRITE))), cycle((False, True))
+    flags, changes = cycle(("r", "rw")), cycle(((and_, ~WRITE), (or_, WRITE)))
     pages = dict(zip(_numbers(size), _frames(size), strict=True))
 
     def change_dict() -> None:
@@ -145,11 +116,10 @@ def _protect(size: Size) -> Contest:
         pages.update(zip(keys, map(change, map(pages.__getitem__, keys), repeat(bits)), strict=False))
 
     peers = [Side("dict", change_dict, count)]
-    limits = _limits(size, kernel=True)
+    limits = _limits(size)
     if limits is not None:
         peers.append(Side("atomic exchange", limits.exchange, count))
-        kernel_pages = size.kernel_bytes // PAGE
-        peers.append(Side("the kernel's mprotect", lambda: limits.protect(writable=next(writable)), kernel_pages))
+    peers += _mprotect(size)
     return Contest(
         key="range-protect",
         group=GROUP,
@@ -210,7 +180,7 @@ def _part(size: Size) -> Contest:
     table.map(VA, PA, regions * HUGE, page_size=PAGE)
     starts = [VA + number * HUGE + first * PAGE for number in range(regions)]
     length, count = inside * PAGE, regions * inside
-    flags, writable = cycle(("r", "rw")), cycle((False, True))
+    flags = cycle(("r", "rw"))
 
     def protect() -> None:
         wanted, change = next(flags), table.protect
@@ -227,18 +197,13 @@ def _part(size: Size) -> Contest:
 
     ours = [Side("ptl, protect", protect, count, restore), Side("ptl, unmap", unmap, count, restore)]
     ours.append(Side("ptl, replace", restore, count))
-    peers = []
-    limits = _limits(size, kernel=True)
-    if limits is not None:
-        kernel_pages = size.kernel_bytes // PAGE
-        peers.append(Side("the kernel's mprotect", lambda: limits.protect(writable=next(writable)), kernel_pages))
     return Contest(
         key="range-part",
         group=GROUP,
         title=f"change {inside} pages in the middle of each of {regions} tables",
         unit="ns a page",
         ours=ours,
-        peers=peers,
+        peers=_mprotect(size),
         targets=[Target(side.name, "the kernel's mprotect", "at least", 25) for side in ours],
     )
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Iterator
 from itertools import cycle
 
 from ptl._core import PageTable, default_domain
+from ptl.bench.limits import Copies, Pages
 from ptl.bench.measure import Contest, Disagreement, Side, Target
-from ptl.bench.native import Missing, load
+from ptl.bench.native import Missing
 from ptl.bench.pages import HUGE, PA, PAGE, VA
-from ptl.bench.peers import LIMITS
 from ptl.bench.settings import Size
 
 GROUP = "a snapshot"
@@ -18,51 +17,6 @@ SNAPSHOTS = 100
 """In one measurement: one alone is as short as a look at the clock."""
 CHANGED = 64
 """Leaf tables in which a page is changed after a snapshot."""
-
-
-class Eager:
-    """The same tables, copied one by one to memory that is there."""
-
-    def __init__(self, table: PageTable) -> None:
-        self.calls = load(LIMITS)
-        self.calls.limit_copy_tables.restype = ctypes.c_uint64
-        self.table = table
-        self.source = ctypes.c_char.from_buffer(table.frames.view(table.frames.base, table.frames.size))
-        self.target = ctypes.create_string_buffer(table.nbytes)
-
-    def copy(self) -> int:
-        """Copy all; the number of tables."""
-        return int(
-            self.calls.limit_copy_tables(
-                ctypes.byref(self.source),
-                ctypes.c_uint64(self.table.root),
-                self.table.arch.levels,
-                self.target,
-                ctypes.c_uint64(0),
-            )
-        )
-
-
-class Pages:
-    """Pages of this process, which the kernel copies the tables of when it forks."""
-
-    def __init__(self, length: int) -> None:
-        self.calls = load(LIMITS)
-        self.length = length
-        self.calls.limit_pages.restype = ctypes.c_void_p
-        self.calls.limit_fork.restype = ctypes.c_uint64
-        self.calls.limit_give_back.restype = None
-        self.pages = ctypes.c_void_p(self.calls.limit_pages(ctypes.c_uint64(length)))
-        if not self.pages:
-            raise Missing(f"no memory for {length} bytes of pages")
-
-    def fork(self) -> int:
-        """By how many nanoseconds a fork takes longer because of them."""
-        return int(self.calls.limit_fork(self.pages, ctypes.c_uint64(self.length)))
-
-    def __del__(self) -> None:
-        if getattr(self, "pages", None):
-            self.calls.limit_give_back(self.pages, ctypes.c_uint64(self.length))
 
 
 def contests(size: Size) -> Iterator[Contest]:
@@ -82,9 +36,9 @@ def _snapshot(table: PageTable, size: Size) -> Contest:
             table.snapshot()
 
     peers = [Side("dict.copy", pages.copy, count)]
-    eager: Eager | None = None
+    eager: Copies | None = None
     try:
-        eager, kernel = Eager(table), Pages(size.kernel_bytes)
+        eager, kernel = Copies(table), Pages(size.kernel_bytes)
     except Missing:
         pass
     else:
@@ -135,7 +89,7 @@ def _changes(table: PageTable, size: Size) -> Contest:
 
     peers = []
     try:
-        eager = Eager(table)
+        eager = Copies(table)
     except Missing:
         pass
     else:
